@@ -1,0 +1,155 @@
+//! Programs run from an empty state, and measured.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dvrun::store::remove_tree;
+use nix::sys::resource::{UsageWho, getrusage};
+use walkdir::WalkDir;
+
+/// What a run took, and what came of it.
+pub struct Measured {
+    pub seconds: f64,
+    /// Of all its processes.
+    pub cpu: f64,
+    /// Of the result: a file, or a folder's files.
+    pub bytes: u64,
+    /// The most memory it had at once, where it is one process.
+    pub peak: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Peer {
+    ApptainerPull,
+    ApptainerZstd,
+    SkopeoUmoci,
+}
+
+pub const PEERS: [Peer; 3] = [Peer::ApptainerPull, Peer::ApptainerZstd, Peer::SkopeoUmoci];
+
+impl Peer {
+    pub fn name(self) -> &'static str {
+        match self {
+            Peer::ApptainerPull => "apptainer pull (gzip)",
+            Peer::ApptainerZstd => "apptainer build (zstd:3)",
+            Peer::SkopeoUmoci => "skopeo copy + umoci unpack",
+        }
+    }
+}
+
+/// `dvrun pull` with an empty store.
+pub fn dvrun(work: &Path, reference: &str, arguments: &[&str]) -> Measured {
+    empty(work);
+    let mut command = Command::new(super::binary());
+    command
+        .args(["--quiet", "pull", reference, "-o"])
+        .arg(work.join("out"))
+        .args(arguments)
+        .env("DVRUN_CACHE", work.join("cache"))
+        .stdout(Stdio::null());
+    let measured = measure(&mut command, work, Watch::Peak);
+    empty(work);
+    measured
+}
+
+/// The same by a peer; `None` if it is not here.
+pub fn peer(peer: Peer, enter: &[String], work: &Path, reference: &str) -> Option<Measured> {
+    let program = match peer {
+        Peer::ApptainerPull | Peer::ApptainerZstd => "apptainer",
+        Peer::SkopeoUmoci => "umoci",
+    };
+    let there = shell(enter, work, &format!("{program} --version"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !there.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    empty(work);
+    let place = work.display();
+    let environment = format!("export APPTAINER_CACHEDIR={place}/cache APPTAINER_TMPDIR={place} TMPDIR={place}; cd {place}");
+    let script = match peer {
+        Peer::ApptainerPull => format!("{environment}; apptainer -q pull --no-https out {reference}"),
+        Peer::ApptainerZstd => {
+            format!("{environment}; apptainer -q build --no-https --mksquashfs-args '-comp zstd -Xcompression-level 3' out {reference}")
+        }
+        Peer::SkopeoUmoci => format!(
+            "{environment}; skopeo copy -q --insecure-policy --src-tls-verify=false {reference} oci:{place}/layout:1 \
+             && umoci unpack --rootless --image {place}/layout:1 out"
+        ),
+    };
+    let measured = measure(&mut shell(enter, work, &script), work, Watch::Nothing);
+    empty(work);
+    Some(measured)
+}
+
+fn shell(enter: &[String], work: &Path, script: &str) -> Command {
+    let mut words = enter.iter().map(String::as_str).chain(["sh", "-ec", script]);
+    let mut command = Command::new(words.next().expect("at least the shell"));
+    command.args(words).env("PEERS_BIND", work);
+    command
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Watch {
+    Peak,
+    Nothing,
+}
+
+fn measure(command: &mut Command, work: &Path, watch: Watch) -> Measured {
+    let before = processor(UsageWho::RUSAGE_CHILDREN);
+    let start = Instant::now();
+    let mut child = command.spawn().expect("it can be started");
+    let mut peak = None;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            break status;
+        }
+        if watch == Watch::Peak {
+            peak = high_water(child.id()).max(peak);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(status.success(), "{command:?}: {status}");
+    Measured {
+        seconds,
+        cpu: processor(UsageWho::RUSAGE_CHILDREN) - before,
+        bytes: size(&work.join("out")),
+        peak,
+    }
+}
+
+/// Processor seconds, of children: of all that have ended.
+pub fn processor(who: UsageWho) -> f64 {
+    let usage = getrusage(who).expect("it always answers");
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
+        .sum()
+}
+
+fn high_water(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+}
+
+fn size(path: &Path) -> u64 {
+    let files = WalkDir::new(path).into_iter().filter_map(Result::ok);
+    files
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(|meta| meta.is_file())
+        .map(|meta| meta.len())
+        .sum()
+}
+
+/// For whichever user a peer runs as.
+fn empty(work: &Path) {
+    remove_tree(work).expect("it is ours");
+    fs::create_dir_all(work).expect("target is writable");
+    fs::set_permissions(work, fs::Permissions::from_mode(0o777)).expect("it is ours");
+}

@@ -1,0 +1,197 @@
+//! `dvrun image …`: the images in the store.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::args::Global;
+use super::failure::{Failure, Outcome, exit};
+use super::settings::Settings;
+use crate::oci::Source;
+use crate::store::{Prune, Store, StoredImage};
+use crate::workflow::units::Seconds;
+
+/// Look after the images in the store
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  dvrun image ls\n  dvrun image path docker://debian:12\n  dvrun image rm sha256:4abc\n  dvrun image prune --dry-run"
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the images, oldest first
+    Ls,
+    /// Print the folder of an image's root file system
+    Path(One),
+    /// Show what is known of an image
+    Info(One),
+    /// Delete images from the store
+    ///
+    /// Stages that run in them at this moment fail. What a workflow needs is fetched again.
+    Rm {
+        /// A source as it was pulled, or a digest or its beginning
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Show what the store takes up
+    Df,
+    /// Delete what no image and no data set needs
+    ///
+    /// That is what dead processes left, unfinished downloads, and the layers of images that are converted.
+    Prune {
+        /// Only what has not changed for so long
+        #[arg(long, default_value = "1d", value_name = "TIME")]
+        older_than: Seconds,
+        /// Say what would go, and delete nothing
+        #[arg(long, short = 'n')]
+        dry_run: bool,
+    },
+}
+
+#[derive(Args)]
+struct One {
+    /// A source as it was pulled, or a digest or its beginning
+    image: String,
+}
+
+pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
+    let store = &settings.store;
+    match &arguments.command {
+        Command::Ls => list(store, global)?,
+        Command::Path(one) => {
+            let path = find(store, &one.image)?.rootfs();
+            match global.json {
+                true => println!("{}", json!({"path": path})),
+                false => println!("{}", path.display()),
+            }
+        }
+        Command::Info(one) => info(&find(store, &one.image)?, global),
+        Command::Rm { images } => remove(store, images, global)?,
+        Command::Df => space(store, global)?,
+        Command::Prune { older_than, dry_run } => {
+            let mode = if *dry_run { Prune::Look } else { Prune::Delete };
+            let freed = store.prune(Duration::from_secs(older_than.0), mode)?;
+            if global.json {
+                println!(
+                    "{}",
+                    json!({"files": freed.files, "bytes": freed.bytes, "deleted": mode == Prune::Delete})
+                );
+            } else if !global.quiet {
+                let done = if *dry_run { "would be deleted" } else { "deleted" };
+                eprintln!("{} files {done}, {}", freed.files, HumanBytes(freed.bytes));
+            }
+        }
+    }
+    Ok(exit::DONE)
+}
+
+/// The one image that `text` means: a source that it was pulled as, or its digest, or enough of that.
+pub fn find(store: &Store, text: &str) -> Result<StoredImage, Failure> {
+    let images = store.images()?;
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = hex.len() >= 4 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let source: Option<Source> = super::images::source(text).ok();
+    let name = source.map(|source| source.to_string());
+    let named = |image: &StoredImage| image.info.names.iter().any(|known| known == text || Some(known) == name.as_ref());
+    let (mut by_name, others): (Vec<_>, Vec<_>) = images.into_iter().partition(named);
+    // A tag that was pulled anew names several; the newest is what it means now.
+    if let Some(newest) = by_name.pop() {
+        return Ok(newest);
+    }
+    let mut by_digest: Vec<_> = others
+        .into_iter()
+        .filter(|image| is_hex && image.digest.hex().starts_with(&hex.to_ascii_lowercase()))
+        .collect();
+    match (by_digest.pop(), by_digest.len()) {
+        (Some(image), 0) => Ok(image),
+        (Some(_), _) => Err(Failure::message(exit::USAGE, format!("several images begin with {text}")).hint("give more of the digest")),
+        (None, _) => {
+            let failure = Failure::message(exit::USAGE, format!("there is no image {text} in the store"));
+            Err(failure.hint("`dvrun image ls` lists what is there, `dvrun pull` fetches"))
+        }
+    }
+}
+
+fn list(store: &Store, global: &Global) -> Result<(), Failure> {
+    let images = store.images()?;
+    if global.json {
+        let images: Vec<_> = images.iter().map(summary).collect();
+        println!("{:#}", json!(images));
+        return Ok(());
+    }
+    for image in images {
+        let size = HumanBytes(image.info.bytes).to_string();
+        println!("{}  {size:>12}  {}", &image.digest.hex()[..12], image.info.names.join(" "));
+    }
+    Ok(())
+}
+
+fn summary(image: &StoredImage) -> serde_json::Value {
+    json!({"digest": image.digest, "names": image.info.names, "bytes": image.info.bytes, "files": image.info.files,
+        "created": image.info.created, "path": image.rootfs()})
+}
+
+fn info(image: &StoredImage, global: &Global) {
+    if global.json {
+        println!("{:#}", json!({"path": image.rootfs(), "image": image.info}));
+        return;
+    }
+    let info = &image.info;
+    println!("digest      {}", image.digest);
+    for name in &info.names {
+        println!("pulled as   {name}");
+    }
+    println!("path        {}", image.rootfs().display());
+    println!("content     {} in {} files", HumanBytes(info.bytes), info.files);
+    if let Ok(created) = jiff::Timestamp::from_millisecond(info.created) {
+        println!("converted   {created:.0} by dvrun {}", info.version);
+    }
+    for layer in &info.layers {
+        println!("layer       {} {:>10}", layer.digest, HumanBytes(layer.size).to_string());
+    }
+    for note in &info.notes {
+        println!("note        {note}");
+    }
+}
+
+fn remove(store: &Store, images: &[String], global: &Global) -> Result<(), Failure> {
+    // All are looked for before the first is deleted.
+    let found = images.iter().map(|text| find(store, text)).collect::<Result<Vec<_>, _>>()?;
+    let mut removed = Vec::new();
+    for image in found {
+        let waiting = || eprintln!("  {}: another process is at it; waiting", image.digest);
+        let _lock = store.lock(&Store::image_lock(&image.digest), waiting)?;
+        if store.remove_image(&image.digest)? {
+            removed.push(image.digest);
+        }
+    }
+    if global.json {
+        println!("{}", json!({"removed": removed}));
+    } else if !global.quiet {
+        removed.iter().for_each(|digest| eprintln!("{digest}: deleted"));
+    }
+    Ok(())
+}
+
+fn space(store: &Store, global: &Global) -> Result<(), Failure> {
+    let space = store.space()?;
+    if global.json {
+        let places: serde_json::Map<_, _> = space
+            .iter()
+            .map(|(place, space)| ((*place).to_owned(), json!({"files": space.files, "bytes": space.bytes})))
+            .collect();
+        println!("{}", json!({"path": store.root(), "places": places}));
+        return Ok(());
+    }
+    println!("{}", store.root().display());
+    for (place, space) in &space {
+        println!("  {place:<8} {:>12}  {} files", HumanBytes(space.bytes).to_string(), space.files);
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Images as a user names them on the command line.
+
+use std::path::PathBuf;
+
+use super::args::{Global, block_on};
+use super::credentials;
+use super::failure::{Failure, exit};
+use super::progress::Downloads;
+use super::settings::Settings;
+use crate::fetch;
+use crate::image::Limits;
+use crate::net::{Client, Event};
+use crate::oci::{Execution, Platform, Source};
+use crate::registry::{self, Resolved, Session, TagPolicy};
+use crate::runtime::Root;
+use crate::sif::{self, Sif};
+use crate::store::StoredImage;
+
+/// A reference with relative paths made absolute.
+pub fn source(text: &str) -> Result<Source, Failure> {
+    let here = std::env::current_dir().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
+    let source: Source = text.parse().map_err(|error: crate::oci::SourceError| {
+        let hint = error.hint();
+        Failure::new(exit::USAGE, &error, hint)
+    })?;
+    Ok(source.absolute(&here))
+}
+
+/// The platform named, or this host's.
+pub fn platform(text: Option<&str>) -> Result<Platform, Failure> {
+    match text {
+        Some(text) => text
+            .parse()
+            .map_err(|error: crate::oci::PlatformError| Failure::new(exit::USAGE, &error, None)),
+        None => Ok(Platform::host()),
+    }
+}
+
+/// Whether servers may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    Use,
+    Offline,
+}
+
+impl From<bool> for Network {
+    /// From the flag `--offline`.
+    fn from(offline: bool) -> Network {
+        if offline { Network::Offline } else { Network::Use }
+    }
+}
+
+/// How far tags are trusted without asking.
+pub fn tags(network: Network, settings: &Settings) -> TagPolicy {
+    match network {
+        Network::Use => TagPolicy::Cached(std::time::Duration::from_secs(settings.tag_ttl.0)),
+        Network::Offline => TagPolicy::Offline,
+    }
+}
+
+/// The image in the store, fetched and converted if it is not there.
+pub fn ensure(
+    source: &Source,
+    platform: &Platform,
+    network: Network,
+    global: &Global,
+    settings: &Settings,
+) -> Result<StoredImage, Failure> {
+    with_session(tags(network, settings), global, settings, async |session| {
+        let resolved: Resolved = registry::resolve(session, source, platform).await?;
+        Ok(fetch::image(session, &resolved, Limits::default()).await?)
+    })
+}
+
+/// Runs `work` with what it needs to ask registries: client, store, the user's credentials, progress on the terminal.
+pub fn with_session<T>(
+    tags: TagPolicy,
+    global: &Global,
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Session<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let downloads = Downloads::new(global.quiet);
+    let show = |event: Event<'_>| downloads.show(event);
+    let client = Client::new(settings.net.clone())?;
+    let credentials = credentials::known(settings.home.as_deref());
+    let session = Session::new(&client, &settings.store, &credentials, tags, &show);
+    block_on(work(&session))
+}
+
+/// A root to run in, and how its image wants to be run.
+pub struct Rootfs {
+    pub root: Root,
+    pub execution: Execution,
+}
+
+/// The root file system that `text` means: an existing folder, SIF or SquashFS, or an image.
+pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings) -> Result<Rootfs, Failure> {
+    let here = PathBuf::from(text);
+    if (text.contains('/') && here.is_dir()) || here.is_file() {
+        let path = std::fs::canonicalize(&here).map_err(|error| Failure::message(exit::USAGE, format!("{text}: {error}")))?;
+        return if path.is_dir() {
+            Ok(Rootfs {
+                root: Root::Folder(path),
+                execution: Execution::default(),
+            })
+        } else {
+            image_file(path, settings)
+        };
+    }
+    let stored = ensure(&source(text)?, &Platform::host(), network, global, settings)?;
+    Ok(Rootfs {
+        root: Root::Folder(stored.rootfs()),
+        execution: stored.info.config.config,
+    })
+}
+
+/// A SIF, or a bare SquashFS, which says nothing of how it wants to be run.
+fn image_file(file: PathBuf, settings: &Settings) -> Result<Rootfs, Failure> {
+    let unreadable = |error: std::io::Error| Failure::message(exit::USAGE, format!("cannot read {}: {error}", file.display()));
+    let opened = std::fs::File::open(&file).map_err(unreadable)?;
+    let (offset, execution) = if sif::is_sif(&opened).map_err(unreadable)? {
+        let sif = Sif::read(&opened)?;
+        (sif.primary()?.offset, sif.execution(&opened)?)
+    } else {
+        (0, Execution::default())
+    };
+    let root = Root::Squashfs {
+        file,
+        offset,
+        access: settings.image_access,
+        scratch: settings.scratch.clone(),
+    };
+    Ok(Rootfs { root, execution })
+}

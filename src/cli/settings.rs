@@ -1,0 +1,238 @@
+//! The configuration file and the environment, read once.
+//!
+//! `/etc/dvrun/config.yaml`, then the user's `config.yaml` (keys given there win, maps are joined); or the file named by
+//! `--config` alone.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::args::Global;
+use super::failure::{Failure, exit};
+use crate::engine::slurm::{Slurm, SlurmProfile};
+use crate::net;
+use crate::runtime::ImageAccess;
+use crate::store::Store;
+use crate::workflow::units::Seconds;
+
+/// `config.yaml`. README.md has an example.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    /// The cache folder, with its store.
+    cache: Option<PathBuf>,
+    /// Where tasks get their private `/tmp`; `TMPDIR` or `/tmp` otherwise.
+    scratch: Option<PathBuf>,
+    runtime: RuntimeFile,
+    /// How long a tag's digest is believed without asking again.
+    tag_ttl: Option<String>,
+    /// URL prefix → what stands in its place.
+    mirrors: IndexMap<String, String>,
+    registries: IndexMap<String, net::RegistryOptions>,
+    network: Option<net::Options>,
+    /// The profile to use where `--profile` names none.
+    profile: Option<String>,
+    profiles: IndexMap<String, Profile>,
+}
+
+/// The part `runtime`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RuntimeFile {
+    /// How a SIF or SquashFS becomes a root file system: `auto`, `fuse` or `extract`.
+    image_access: Option<ImageAccess>,
+}
+
+/// One site's ways.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Profile {
+    pub slurm: SlurmProfile,
+}
+
+/// All that the environment and the configuration decide.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub store: Store,
+    pub scratch: PathBuf,
+    pub image_access: ImageAccess,
+    pub tag_ttl: Seconds,
+    pub net: net::Options,
+    pub profile: Profile,
+    /// This binary's path, as other hosts are told it.
+    pub exe: PathBuf,
+    pub user: String,
+    pub host: String,
+    /// `None`: neither the environment nor the user database knows one.
+    pub home: Option<PathBuf>,
+}
+
+impl Settings {
+    /// # Errors
+    /// A configuration file that cannot be read or is wrong, with its position; a profile that there is not.
+    pub fn load(global: &Global) -> Result<Settings, Failure> {
+        let home = home();
+        let file = match &global.config {
+            Some(path) => read(path, home.as_deref())?
+                .ok_or_else(|| Failure::message(exit::USAGE, format!("there is no configuration file {}", path.display())))?,
+            None => {
+                let user = folder("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+                let system = read(Path::new("/etc/dvrun/config.yaml"), home.as_deref())?.unwrap_or_default();
+                match user
+                    .map(|user| read(&user.join("dvrun/config.yaml"), home.as_deref()))
+                    .transpose()?
+                    .flatten()
+                {
+                    Some(user) => user.over(system),
+                    None => system,
+                }
+            }
+        };
+        let profile = match global.profile.as_ref().or(file.profile.as_ref()) {
+            Some(name) => file.profiles.get(name).cloned().ok_or_else(|| {
+                let names: Vec<_> = file.profiles.keys().map(String::as_str).collect();
+                Failure::message(exit::USAGE, format!("the configuration has no profile `{name}`")).hint(match names.as_slice() {
+                    [] => "it has none: add `profiles:`".to_owned(),
+                    names => format!("the profiles are: {}", names.join(", ")),
+                })
+            })?,
+            None => Profile::default(),
+        };
+        let cache = cache(file.cache, home.as_deref())?;
+        let scratch = file.scratch.or_else(|| folder("TMPDIR"));
+        let tag_ttl = file.tag_ttl.as_deref().unwrap_or("1h");
+        let tag_ttl = tag_ttl
+            .parse()
+            .map_err(|error| Failure::message(exit::USAGE, format!("`tag_ttl` in the configuration: {error}")))?;
+        let mut net = file.network.unwrap_or_default();
+        net.mirrors.extend(file.mirrors);
+        net.registries.extend(file.registries);
+        proxies(&mut net.proxy);
+        let exe = env::current_exe().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
+        let user = nix::unistd::Uid::current();
+        Ok(Settings {
+            store: Store::new(&cache),
+            scratch: scratch.unwrap_or_else(|| "/tmp".into()),
+            image_access: file.runtime.image_access.unwrap_or_default(),
+            tag_ttl,
+            net,
+            profile,
+            exe,
+            user: env::var("USER").unwrap_or_else(|_| user.to_string()),
+            host: host(),
+            home,
+        })
+    }
+}
+
+/// This very program, also when the file has been replaced meanwhile.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
+impl Settings {
+    /// Slurm's commands, in this process's environment.
+    pub fn slurm(&self) -> Slurm {
+        Slurm::new(env::vars_os())
+    }
+}
+
+impl File {
+    /// This file's keys before those of `base`.
+    fn over(self, base: File) -> File {
+        fn joined<V>(mut base: IndexMap<String, V>, over: IndexMap<String, V>) -> IndexMap<String, V> {
+            base.extend(over);
+            base
+        }
+        File {
+            cache: self.cache.or(base.cache),
+            scratch: self.scratch.or(base.scratch),
+            runtime: RuntimeFile {
+                image_access: self.runtime.image_access.or(base.runtime.image_access),
+            },
+            tag_ttl: self.tag_ttl.or(base.tag_ttl),
+            mirrors: joined(base.mirrors, self.mirrors),
+            registries: joined(base.registries, self.registries),
+            network: self.network.or(base.network),
+            profile: self.profile.or(base.profile),
+            profiles: joined(base.profiles, self.profiles),
+        }
+    }
+}
+
+/// The file at `path`, its relative paths made absolute; `None` where there is none.
+fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::message(exit::USAGE, format!("cannot read {}: {error}", path.display()))),
+    };
+    if text.trim().is_empty() {
+        return Ok(Some(File::default()));
+    }
+    let mut file: File =
+        serde_yaml::from_str(&text).map_err(|error| Failure::message(exit::USAGE, format!("{}: {error}", path.display())))?;
+    let path = std::path::absolute(path).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
+    for folder in [&mut file.cache, &mut file.scratch].into_iter().flatten() {
+        *folder = match (folder.strip_prefix("~"), home) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            (Ok(_), None) => {
+                return Err(Failure::message(
+                    exit::USAGE,
+                    format!("{}: `~` means nothing, HOME is not set", path.display()),
+                ));
+            }
+            // As paths in a workflow file: relative to the file that says so.
+            (Err(_), _) => path.parent().unwrap_or(Path::new("/")).join(&folder),
+        };
+    }
+    Ok(Some(file))
+}
+
+/// What the usual variables say, where the configuration is silent.
+fn proxies(proxy: &mut net::Proxy) {
+    let variable = |names: [&str; 2]| {
+        names
+            .into_iter()
+            .find_map(|name| env::var(name).ok())
+            .filter(|value| !value.is_empty())
+    };
+    proxy.http = proxy.http.take().or_else(|| variable(["http_proxy", "HTTP_PROXY"]));
+    proxy.https = proxy.https.take().or_else(|| variable(["https_proxy", "HTTPS_PROXY"]));
+    proxy.none_for = proxy.none_for.take().or_else(|| variable(["no_proxy", "NO_PROXY"]));
+}
+
+/// An absolute path from the environment; a relative one counts as unset (XDG base directory specification).
+fn folder(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// HOME, or what the user database says where it is not set.
+fn home() -> Option<PathBuf> {
+    folder("HOME").or_else(|| {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::current()).ok().flatten()?;
+        Some(user.dir).filter(|dir| dir.is_absolute())
+    })
+}
+
+fn cache(configured: Option<PathBuf>, home: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = env::var_os("DVRUN_CACHE").filter(|path| !path.is_empty()) {
+        return std::path::absolute(path).map_err(|error| Failure::new(exit::USAGE, &error, None));
+    }
+    let usual = || {
+        folder("XDG_CACHE_HOME")
+            .or_else(|| Some(home?.join(".cache")))
+            .map(|folder| folder.join("dvrun"))
+    };
+    configured
+        .or_else(usual)
+        .ok_or_else(|| Failure::message(exit::USAGE, "there is no place for the cache: HOME is not set").hint("set HOME, or DVRUN_CACHE"))
+}
+
+fn host() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! `dvrun __task RUN STAGE INDEX`: the inside of a job. For the engine and for job scripts, not for people.
+
+use std::env;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::{Failure, Outcome, exit};
+use super::settings::{Settings, THIS_PROGRAM};
+use crate::engine::slurm::{self, MemoryFlag, OwnJob};
+use crate::engine::task::{self, Place, TimeLimit};
+use crate::state::{Journal, Outcome as TaskOutcome, RunDir};
+use crate::workflow::StageName;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The run's folder
+    run: PathBuf,
+    stage: String,
+    /// The task's index; with --offset, less that
+    index: u32,
+    #[arg(long, default_value_t = 0)]
+    offset: u32,
+    #[arg(long)]
+    attempt: Option<u32>,
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
+    let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let job = text("SLURM_JOB_ID").filter(|_| arguments.attempt.is_none()).map(|id| {
+        match (text("SLURM_ARRAY_JOB_ID"), text("SLURM_ARRAY_TASK_ID")) {
+            (Some(array), Some(index)) => format!("{array}_{index}"),
+            _ => id,
+        }
+    });
+    let run = RunDir::at(arguments.run.clone());
+    if let Some(name) = text("SLURM_JOB_NAME").filter(|_| job.is_some())
+        && given_up(&run, &name, arguments)?
+    {
+        // Slurm answered so late that the job was submitted anew: this one must not touch anything.
+        eprintln!("dvrun: this job was given up; another one does its work");
+        return Ok(exit::DONE);
+    }
+    let in_job = job.is_some();
+    let restarts = text("SLURM_RESTART_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
+    // By its index: the plain id of one of an array's tasks is the array's own, and would mean all of them.
+    let own_job = job.clone().map(|id| OwnJob {
+        id,
+        slurm: settings.slurm(),
+        memory: match text("SLURM_MEM_PER_CPU") {
+            Some(_) => MemoryFlag::MemPerCpu,
+            None => MemoryFlag::Mem,
+        },
+    });
+    let place = Place {
+        exe: THIS_PROGRAM.into(),
+        scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
+        host: settings.host.clone(),
+        attempt: arguments.attempt.unwrap_or(restarts),
+        time_limit: if job.is_some() { TimeLimit::Slurm } else { TimeLimit::Here },
+        job,
+        own_job,
+        host_env: host_environment(settings),
+    };
+    let record = task::run(
+        &run,
+        &StageName(arguments.stage.clone()),
+        arguments.index + arguments.offset,
+        &place,
+    )?;
+    if in_job && !record.message.is_empty() {
+        // Slurm keeps this in the job's own log; the local engine reads the record.
+        eprintln!(
+            "dvrun: {}/{}: {}",
+            arguments.stage,
+            arguments.index + arguments.offset,
+            record.message
+        );
+    }
+    Ok(match record.outcome {
+        TaskOutcome::Ok => exit::DONE,
+        TaskOutcome::Failed { exit } => u8::try_from(exit).unwrap_or(exit::FAILED),
+        TaskOutcome::TimedOut => 124,
+        TaskOutcome::OutOfMemory => 137,
+        TaskOutcome::Cancelled => exit::INTERRUPTED,
+        _ => exit::INFRASTRUCTURE,
+    })
+}
+
+fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool, Failure> {
+    let path = run.journal_path();
+    let events =
+        Journal::read(&path).map_err(|error| Failure::message(exit::INFRASTRUCTURE, format!("cannot read {}: {error}", path.display())))?;
+    let stage = StageName(arguments.stage.clone());
+    Ok(slurm::given_up(&events, job_name, &stage, arguments.index + arguments.offset))
+}
+
+/// For stages of `image: none`: who the user is, where programs are, Slurm's own variables; nothing else.
+fn host_environment(settings: &Settings) -> Vec<(String, String)> {
+    let mut variables = vec![
+        (
+            "PATH".to_owned(),
+            "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin".to_owned(),
+        ),
+        ("USER".to_owned(), settings.user.clone()),
+        ("LOGNAME".to_owned(), settings.user.clone()),
+        ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
+    ];
+    if let Some(home) = &settings.home {
+        variables.push(("HOME".to_owned(), home.to_string_lossy().into_owned()));
+    }
+    variables.extend(env::vars().filter(|(name, _)| name.starts_with("SLURM_") || name == "MODULEPATH"));
+    variables
+}

@@ -1,0 +1,259 @@
+//! One command of Slurm's: a clean environment, a time limit, standard output and standard error kept apart.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Slurm's commands, and how long to wait for them. Names without a slash are looked up along `PATH` of `env`.
+#[derive(Clone, Debug)]
+pub struct Slurm {
+    pub sbatch: PathBuf,
+    pub squeue: PathBuf,
+    /// `None`: this cluster keeps no accounts.
+    pub sacct: Option<PathBuf>,
+    pub scancel: PathBuf,
+    pub scontrol: PathBuf,
+    /// The whole environment of these commands.
+    pub env: Vec<(OsString, OsString)>,
+    /// Whose jobs to look among when one of unknown id is looked for: the caller's user id.
+    pub user: u32,
+    /// For one call. A call that takes longer is ended, and what it did is unknown.
+    pub limit: Duration,
+    /// How long a request that was cut short may still be on its way to the controller.
+    pub settle: Duration,
+}
+
+impl Slurm {
+    /// The commands along `PATH`, in the caller's environment less what would change their behaviour or answers.
+    pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Slurm {
+        let mut env: Vec<_> = environment.into_iter().filter(|(name, _)| is_harmless(name)).collect();
+        // squeue cuts the list of an array's indices short unless told not to.
+        env.push(("SLURM_BITSTR_LEN".into(), "0".into()));
+        Slurm {
+            sbatch: "sbatch".into(),
+            squeue: "squeue".into(),
+            sacct: Some("sacct".into()),
+            scancel: "scancel".into(),
+            scontrol: "scontrol".into(),
+            env,
+            user: nix::unistd::getuid().as_raw(),
+            limit: Duration::from_secs(120),
+            settle: Duration::from_secs(5),
+        }
+    }
+}
+
+/// From inside a job, or with a user's own defaults set, these commands do and say other things.
+fn is_harmless(name: &OsStr) -> bool {
+    const CHANGES: [&[u8]; 10] = [
+        b"SLURM_",
+        b"SBATCH_",
+        b"SQUEUE_",
+        b"SACCT_",
+        b"SCANCEL_",
+        b"SCONTROL_",
+        b"SINFO_",
+        b"SALLOC_",
+        b"XDG_",
+        b"DBUS_",
+    ];
+    let name = name.as_encoded_bytes();
+    name == b"SLURM_CONF" || !CHANGES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Why a command gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("cannot run {command}")]
+    Spawn { command: String, source: io::Error },
+    #[error("{command} gave no answer within {} s", limit.as_secs())]
+    TimedOut { command: String, limit: Duration },
+    /// `status` as people say it (`exit status: 1`), `message` what was on standard error.
+    #[error("{command} failed ({status}): {message}")]
+    Failed { command: String, status: String, message: String },
+    #[error("{command} gave an answer that makes no sense: `{answer}`")]
+    Unreadable { command: String, answer: String },
+}
+
+impl CallError {
+    /// What to try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            CallError::Spawn { command, .. } => Some(format!(
+                "is this a host from which jobs can be submitted? `{command}` has to be on PATH"
+            )),
+            CallError::TimedOut { .. } => Some("the cluster's controller may be down or busy: `scontrol ping` tells".to_owned()),
+            CallError::Failed { message, .. } if is_unreachable(message) => {
+                Some("the cluster's controller does not answer: `scontrol ping` tells; try again later".to_owned())
+            }
+            CallError::Failed { .. } | CallError::Unreadable { .. } => None,
+        }
+    }
+}
+
+/// Whether an error text says that the controller (or the way to it) is at fault, rather than the request.
+pub fn is_unreachable(message: &str) -> bool {
+    const SIGNS: [&str; 12] = [
+        "timed out",
+        "Unable to contact",
+        "Unable to establish",
+        "Zero Bytes were transmitted",
+        "Transport endpoint",
+        "Connection refused",
+        "Connection reset",
+        "connect failure",
+        "Communication connection failure",
+        "Protocol authentication error",
+        "Munge",
+        "Unexpected message received",
+    ];
+    SIGNS.iter().any(|sign| message.contains(sign))
+}
+
+/// Runs `program` and gives its standard output.
+pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String, CallError> {
+    let command = program.display().to_string();
+    let spawn = |source| CallError::Spawn {
+        command: command.clone(),
+        source,
+    };
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .envs(slurm.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C in a terminal must not cut a submission short half-way.
+        .process_group(0)
+        .spawn()
+        .map_err(spawn)?;
+    let outputs = [
+        collect(child.stdout.take().expect("was asked for")),
+        collect(child.stderr.take().expect("was asked for")),
+    ];
+    let deadline = Instant::now() + slurm.limit;
+    let mut texts = Vec::new();
+    for output in outputs {
+        match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(text) => texts.push(text.map_err(spawn)?),
+            Err(_) => {
+                end(&mut child).map_err(spawn)?;
+                return Err(CallError::TimedOut {
+                    command,
+                    limit: slurm.limit,
+                });
+            }
+        }
+    }
+    // Both pipes are closed: the end is near, or (a program that closed them and stays) within the limit.
+    let status = loop {
+        match child.try_wait().map_err(spawn)? {
+            Some(status) => break status,
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            None => {
+                end(&mut child).map_err(spawn)?;
+                return Err(CallError::TimedOut {
+                    command,
+                    limit: slurm.limit,
+                });
+            }
+        }
+    };
+    if !status.success() {
+        return Err(CallError::Failed {
+            command,
+            status: status.to_string(),
+            message: one_line(&texts[1]),
+        });
+    }
+    Ok(texts.swap_remove(0))
+}
+
+/// Reads to the end in a thread of its own: neither pipe may fill up while the other is waited for.
+fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<String>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = pipe.read_to_end(&mut bytes);
+        // Nobody listens any more after a time-out; there is nothing to do about it here.
+        sender.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned())).ok();
+    });
+    receiver
+}
+
+/// Ends the command and what it started.
+fn end(child: &mut Child) -> io::Result<()> {
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    child.wait().map(|_| ())
+}
+
+/// Messages of Slurm's come with line ends, prefixes and repetitions.
+fn one_line(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.dedup();
+    let joined = lines.join("; ");
+    match joined.char_indices().nth(500) {
+        Some((cut, _)) => format!("{}…", &joined[..cut]),
+        None => joined,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slurm() -> Slurm {
+        Slurm::new(
+            [
+                ("PATH", "/usr/bin:/bin"),
+                ("SLURM_JOB_ID", "7"),
+                ("SLURM_CONF", "/etc/x"),
+                ("SBATCH_QOS", "q"),
+            ]
+            .map(|(k, v)| (k.into(), v.into())),
+        )
+    }
+
+    fn sh(slurm: &Slurm, script: &str) -> Result<String, CallError> {
+        call(slurm, &"sh".into(), &["-c".as_ref(), script.as_ref()])
+    }
+
+    #[test]
+    fn the_environment_of_a_job_does_not_reach_a_command() {
+        let env = sh(&slurm(), "env").unwrap();
+        assert!(env.contains("SLURM_CONF=/etc/x"));
+        assert!(!env.contains("SLURM_JOB_ID") && !env.contains("SBATCH_QOS"), "{env}");
+    }
+
+    #[test]
+    fn a_failure_keeps_what_was_said_and_a_missing_command_is_named() {
+        let error = sh(&slurm(), "echo noise; echo 'sbatch: error: no' >&2; exit 3").unwrap_err();
+        assert_eq!(error.to_string(), "sh failed (exit status: 3): sbatch: error: no");
+        let error = call(&slurm(), &"no-such-command".into(), &[]).unwrap_err();
+        assert!(matches!(error, CallError::Spawn { .. }) && error.hint().is_some(), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_with_what_it_started() {
+        let slurm = Slurm {
+            limit: Duration::from_millis(300),
+            ..slurm()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let error = sh(&slurm, &format!("sleep 1000 & echo $! > {}; wait", pid.display())).unwrap_err();
+        assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        assert!(state.map_or(true, |stat| stat.contains(") Z")), "still there");
+    }
+}

@@ -1,0 +1,431 @@
+//! The inside of a job: one task from its index to its exit record. The same here and under Slurm.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::memory::Kills;
+use super::outputs::{self, OutputError};
+use super::process::{Cause, End, Ended};
+use super::program;
+use super::slurm::{self, Ending, OwnJob};
+use crate::binds::ResolvedBind;
+use crate::plan::{self, Plan, Task};
+use crate::runtime::{AppError, LaunchError, Mount, Os, RuntimeError};
+use crate::state::{Outcome, Record, Records, RunDir, StateError};
+use crate::store;
+use crate::workflow::units::{Bytes, Seconds};
+use crate::workflow::{BindMode, Resources, Retry, RetryCause, Stage, StageName};
+
+/// How long records that another host wrote may take to be seen here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long outputs of this host's program may take to be seen here.
+const PATIENCE_FOR_OUTPUTS: Duration = Duration::from_secs(2);
+
+/// Where a task runs; the command line reads it from the environment.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// dvrun itself, to enter containers.
+    pub exe: PathBuf,
+    /// The folder in which the task's private `/tmp` is made.
+    pub scratch: PathBuf,
+    pub host: String,
+    /// Slurm's id of this job.
+    pub job: Option<String>,
+    /// Under Slurm: the job that may be put back into the queue.
+    pub own_job: Option<OwnJob>,
+    /// From 0.
+    pub attempt: u32,
+    pub time_limit: TimeLimit,
+    /// The environment of a stage without a container.
+    pub host_env: Vec<(String, String)>,
+}
+
+/// Who enforces the stage's time limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    Here,
+    Slurm,
+}
+
+/// Why a task could not do its part, apart from its program.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("cannot write the exit record")]
+    Record(#[source] io::Error),
+    #[error("the plan has no task {stage}/{index}")]
+    NoSuchTask { stage: StageName, index: u32 },
+    #[error(transparent)]
+    Expand(#[from] plan::TaskError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error("cannot {doing} {}", path.display())]
+    Folder {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot make or remove a private /tmp in {}", path.display())]
+    Scratch { path: PathBuf, source: io::Error },
+    #[error("bind source {} does not exist", .0.display())]
+    BindSource(PathBuf),
+    #[error("image {0} is not in the store; the submitting host fetches images")]
+    NoImage(String),
+    #[error(transparent)]
+    Image(#[from] store::StoreError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("cannot look into the image at {}", path.display())]
+    Look { path: PathBuf, source: Os },
+    #[error("cannot watch over the program")]
+    Supervise(#[source] io::Error),
+    #[error("cannot start {program}")]
+    Start { program: String, source: io::Error },
+    #[error("stage {0} has no image, and only a script or an argument list can run on the host")]
+    NoProgram(StageName),
+}
+
+impl TaskError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            TaskError::State(error) => error.hint(),
+            TaskError::Expand(error) => error.hint(),
+            TaskError::Runtime(error) => error.hint(),
+            TaskError::Launch(error) => error.hint(),
+            TaskError::App(error) => error.hint(),
+            TaskError::Image(error) => error.hint(),
+            TaskError::NoImage(_) => Some("run `dvrun fetch` where there is a network, with the same cache folder".into()),
+            TaskError::BindSource(_) => {
+                Some("declare it as `data`, or as the output of a stage that is needed, or make the bind `optional`".into())
+            }
+            TaskError::Scratch { .. } => Some("let TMPDIR, or `scratch` in the configuration, name a folder that you may write to".into()),
+            _ => None,
+        }
+    }
+}
+
+/// Runs one task of `run` and gives its final record, which is written already.
+///
+/// # Errors
+/// Only what keeps the record from being written: all else *is* the record.
+pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result<Record, TaskError> {
+    let plan = run.plan_of(stage)?;
+    let planned = plan.stages.get(stage).filter(|planned| index < planned.stage.tasks());
+    let planned = planned.ok_or_else(|| TaskError::NoSuchTask {
+        stage: stage.clone(),
+        index,
+    })?;
+    let records = run.records(stage);
+    let mut record = Record {
+        outcome: Outcome::Running,
+        attempt: place.attempt,
+        host: place.host.clone(),
+        pid: std::process::id(),
+        job: place.job.clone(),
+        started: now(),
+        ended: None,
+        cpu: None,
+        memory: None,
+        message: String::new(),
+    };
+    if !planned.stage.always
+        && let Some(parent) = failed_parent(run, &plan, &planned.stage, index)?
+    {
+        record.outcome = Outcome::UpstreamFailed;
+        record.message = format!("{parent} did not end well");
+    } else {
+        records.write(index, &record).map_err(TaskError::Record)?;
+        match attempt(run, &plan, &planned.stage, index, place) {
+            Ok((outcome, message, end)) => {
+                record = Record {
+                    outcome,
+                    message,
+                    cpu: Some(end.ended.cpu.as_millis() as u64),
+                    memory: Some(end.ended.memory),
+                    ..record
+                };
+            }
+            Err(error) => {
+                record.outcome = Outcome::Broken;
+                record.message = with_causes(&error);
+            }
+        }
+    }
+    record.ended = Some(now());
+    if let Some(job) = &place.own_job
+        && retries(&planned.stage.retry, &record)
+    {
+        record.message = try_again(&records, index, &record, &retry_resources(&planned.stage, place.attempt + 1), job)?;
+        if record.message.is_empty() {
+            return Ok(record);
+        }
+    }
+    records.write(index, &record).map_err(TaskError::Record)?;
+    Ok(record)
+}
+
+/// Puts this job back into the queue. While it waits its record says that the task has not ended.
+///
+/// Gives the message of the record where that fails.
+fn try_again(records: &Records, index: u32, record: &Record, resources: &Resources, job: &OwnJob) -> Result<String, TaskError> {
+    let waiting = Record {
+        outcome: Outcome::Running,
+        ended: None,
+        message: format!("attempt {}: {}; it runs again", record.attempt + 1, record.message),
+        ..record.clone()
+    };
+    records.write(index, &waiting).map_err(TaskError::Record)?;
+    match slurm::requeue(job, resources) {
+        Ok(None) => Ok(String::new()),
+        Ok(Some(refused)) => {
+            let message = format!("{}, with what it had: {refused}", waiting.message);
+            records.write(index, &Record { message, ..waiting }).map_err(TaskError::Record)?;
+            Ok(String::new())
+        }
+        Err(error) => Ok(format!("{}; it cannot run again: {error}", record.message)),
+    }
+}
+
+/// The first needed stage without good records for all of its tasks (or for this index).
+fn failed_parent<'a>(run: &RunDir, plan: &'a Plan, stage: &'a Stage, index: u32) -> Result<Option<&'a StageName>, TaskError> {
+    for need in &stage.needs {
+        let count = plan.stages[&need.stage].stage.tasks();
+        let records = run.records(&need.stage);
+        let good = || -> io::Result<bool> {
+            if need.same_shard {
+                return Ok(records.read_one(index)?.is_some_and(|record| record.outcome == Outcome::Ok));
+            }
+            let all = records.read(count)?;
+            Ok(all
+                .iter()
+                .all(|record| record.as_ref().is_some_and(|record| record.outcome == Outcome::Ok)))
+        };
+        // A record that says otherwise may be yesterday's as a network file system shows it: look again for a while.
+        let mut good_now = good().map_err(TaskError::Record)?;
+        let mut waited = Duration::ZERO;
+        while !good_now && waited < PATIENCE && !ended_badly(&records, need.same_shard.then_some(index), count)? {
+            std::thread::sleep(Duration::from_millis(500));
+            waited += Duration::from_millis(500);
+            good_now = good().map_err(TaskError::Record)?;
+        }
+        if !good_now {
+            return Ok(Some(&need.stage));
+        }
+    }
+    Ok(None)
+}
+
+fn ended_badly(records: &Records, only: Option<u32>, count: u32) -> Result<bool, TaskError> {
+    let bad = |record: &Record| !matches!(record.outcome, Outcome::Ok | Outcome::Running);
+    match only {
+        Some(index) => Ok(records
+            .read_one(index)
+            .map_err(TaskError::Record)?
+            .is_some_and(|record| bad(&record))),
+        None => Ok(records.read(count).map_err(TaskError::Record)?.iter().flatten().any(bad)),
+    }
+}
+
+/// From expansion to the program's end and its outputs.
+fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) -> Result<(Outcome, String, End), TaskError> {
+    let mut task = plan::task(plan, &stage.name, index, run.path())?;
+    task.resources = retry_resources(stage, place.attempt);
+    outputs::remove(&task.outputs)?;
+    let mounts = mounts(&task.binds)?;
+    let logs = run.task_logs(&stage.name, index);
+    create_folder(&run.logs(&stage.name))?;
+    let (stdout, stderr) = (create_file(&logs.0)?, create_file(&logs.1)?);
+    let limit = match place.time_limit {
+        TimeLimit::Here => task.resources.time.map(|time| Duration::from_secs(time.0)),
+        TimeLimit::Slurm => None,
+    };
+    let kills = Kills::now();
+    let end = match &task.image {
+        Some(name) => {
+            let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
+            program::in_container(&task, image, mounts, place, limit, stdout, stderr)?
+        }
+        None => program::on_host(&task, place, limit, stdout, stderr)?,
+    };
+    let (outcome, message) = match killed(&task, kills.since(), end, place) {
+        Some(message) => (Outcome::OutOfMemory, message),
+        None => judge(&task, with_reason(end, place))?,
+    };
+    for log in [&logs.0, &logs.1] {
+        remove_if_empty(log)?;
+    }
+    Ok((outcome, message, end))
+}
+
+/// What to say where the kernel killed a process of the task for want of memory, whatever the program made of that.
+///
+/// Under Slurm the count is the job's own, and Slurm fails the job for it. Here it is shared with other tasks: it only
+/// explains a program that was killed.
+fn killed(task: &Task, kills: u64, end: End, place: &Place) -> Option<String> {
+    let counts = place.own_job.is_some() || end.ended.exit == 128 + Signal::SIGKILL as i32;
+    if kills == 0 || end.cause != Cause::Own || !counts {
+        return None;
+    }
+    let asked = task
+        .resources
+        .memory
+        .map(|memory| format!(" (it asked for {memory})"))
+        .unwrap_or_default();
+    Some(format!("a process was killed for want of memory{asked}"))
+}
+
+/// Under Slurm a program that was told to stop may have reached its time limit: Slurm knows.
+fn with_reason(end: End, place: &Place) -> End {
+    let Some(job) = place.own_job.as_ref().filter(|_| end.cause != Cause::Own) else {
+        return end;
+    };
+    let cause = match slurm::ending(job) {
+        Ending::TimeLimit => Cause::Time,
+        Ending::Other => Cause::Stopped,
+        Ending::Unknown => end.cause,
+    };
+    End { cause, ..end }
+}
+
+/// What a program's end and its outputs amount to.
+fn judge(task: &Task, end: End) -> Result<(Outcome, String), TaskError> {
+    Ok(match end {
+        End { cause: Cause::Time, .. } => {
+            let limit = task.resources.time.map(|time| format!(" of {time}")).unwrap_or_default();
+            (Outcome::TimedOut, format!("the time limit{limit} was reached"))
+        }
+        End { cause: Cause::Stopped, .. } => (Outcome::Cancelled, "stopped from outside".to_owned()),
+        End {
+            ended: Ended { exit: 0, .. },
+            ..
+        } => match outputs::missing_after(&task.outputs, PATIENCE_FOR_OUTPUTS)? {
+            None => (Outcome::Ok, String::new()),
+            Some(pattern) => (Outcome::OutputMissing, format!("the program ended well, but there is no {pattern}")),
+        },
+        End {
+            ended: Ended { exit, .. }, ..
+        } => (Outcome::Failed { exit }, exit_text(exit)),
+    })
+}
+
+fn exit_text(exit: i32) -> String {
+    match exit {
+        126 => "exit status 126: found, but not executable".to_owned(),
+        127 => "exit status 127: a program was not found".to_owned(),
+        129..=192 => match Signal::try_from(exit - 128) {
+            Ok(signal) => format!("ended by {signal}"),
+            Err(_) => format!("exit status {exit}"),
+        },
+        _ => format!("exit status {exit}"),
+    }
+}
+
+/// Bind sources as they really are; folders for outputs are made. All are looked at before anything starts.
+fn mounts(binds: &[ResolvedBind]) -> Result<Vec<Mount>, TaskError> {
+    let mut mounts = Vec::with_capacity(binds.len());
+    for bind in binds {
+        if bind.create {
+            create_folder(&bind.source)?;
+        }
+        match fs::canonicalize(&bind.source) {
+            Ok(source) => mounts.push(Mount {
+                source,
+                target: bind.target.clone(),
+                read_only: bind.mode == BindMode::ReadOnly,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && bind.optional => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TaskError::BindSource(bind.source.clone())),
+            Err(source) => {
+                return Err(TaskError::Folder {
+                    doing: "look at the bind source",
+                    path: bind.source.clone(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(mounts)
+}
+
+/// The stage's resources at this attempt: grown by `retry.scale`, once for each retry.
+pub fn retry_resources(stage: &Stage, attempt: u32) -> Resources {
+    let grown = |amount: u64, factor: f64| (amount as f64 * factor.powi(attempt as i32)).round() as u64;
+    let mut resources = stage.resources.clone();
+    resources.memory = resources.memory.map(|memory| Bytes(grown(memory.0, stage.retry.scale.memory)));
+    resources.time = resources.time.map(|time| Seconds(grown(time.0, stage.retry.scale.time)));
+    resources
+}
+
+/// Whether `retry` gives a task that ended like this another attempt.
+pub fn retries(retry: &Retry, record: &Record) -> bool {
+    if retry.when.is_empty() {
+        let failed = matches!(
+            record.outcome,
+            Outcome::Failed { .. } | Outcome::OutOfMemory | Outcome::TimedOut | Outcome::OutputMissing
+        );
+        return failed && record.attempt < retry.max;
+    }
+    let cause = match record.outcome {
+        Outcome::OutOfMemory => RetryCause::Oom,
+        Outcome::TimedOut => RetryCause::Timeout,
+        Outcome::Failed { exit } => RetryCause::Exit(exit),
+        _ => return false,
+    };
+    record.attempt < retry.max && retry.when.contains(&cause)
+}
+
+fn create_folder(path: &Path) -> Result<(), TaskError> {
+    fs::create_dir_all(path).map_err(|source| TaskError::Folder {
+        doing: "create",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn create_file(path: &Path) -> Result<File, TaskError> {
+    File::create(path).map_err(|source| TaskError::Folder {
+        doing: "create",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Most tasks say nothing on one of the two streams: a hundred thousand empty files help nobody.
+fn remove_if_empty(path: &Path) -> Result<(), TaskError> {
+    let folder = |source| TaskError::Folder {
+        doing: "remove the empty",
+        path: path.to_owned(),
+        source,
+    };
+    if fs::metadata(path).map_err(folder)?.len() == 0 {
+        fs::remove_file(path).map_err(folder)?;
+    }
+    Ok(())
+}
+
+fn with_causes(error: &TaskError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    match error.hint() {
+        Some(hint) => format!("{text} ({hint})"),
+        None => text,
+    }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,117 @@
+//! One image: from the registry to a path of the user's, converted while it arrives.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::image::{PullError, arrive};
+use crate::image::{
+    App, ImageError, Layers, Limits, Origin, SquashfsOptions, apptainer_files, write_apptainer_sif, write_folder, write_squashfs,
+};
+use crate::net::Event;
+use crate::oci::{ImageConfig, Source};
+use crate::registry::{self, Resolved, Session};
+use crate::store::Scratch;
+
+/// What a converted image is written as.
+#[derive(Clone, Debug)]
+pub enum Format {
+    /// A root folder.
+    Folder,
+    /// The file system alone.
+    Squashfs(SquashfsOptions),
+    /// With Apptainer's files, and `apps` beside those that the image has.
+    Sif { options: SquashfsOptions, apps: Vec<App> },
+}
+
+/// Converts an image to `out`, which must not exist. Layers are read as they arrive; the store keeps their blobs, not the result.
+/// The same image and format give the same file: it is dated as the image is.
+///
+/// # Errors
+/// What registry, layers and disk have to say. Then some of `out` may be there, for the caller to remove.
+pub async fn image_to(session: &Session<'_>, resolved: &Resolved, limits: Limits, format: &Format, out: &Path) -> Result<(), PullError> {
+    let name = resolved.source.to_string();
+    let in_store = |source| PullError::Store {
+        image: name.clone(),
+        source,
+    };
+    let scratch = session.store.new_scratch().map_err(in_store)?;
+    let (config, layers) = arrive(session, resolved, scratch.path(), limits).await?;
+    let whole = registry::config_blob(session, resolved)
+        .await
+        .map_err(|source| PullError::Registry {
+            image: name.clone(),
+            source: Box::new(source),
+        })?;
+    (session.progress)(Event::Converting { what: &name });
+    let work = Work {
+        layers,
+        scratch,
+        origin: origin(&resolved.source, &config),
+        config,
+        // It was read as a configuration just now.
+        whole: serde_json::from_slice(&whole).unwrap_or_default(),
+        format: format.clone(),
+        out: out.to_owned(),
+    };
+    match tokio::task::spawn_blocking(move || work.finish()).await {
+        Ok(result) => result.map_err(|source| PullError::Image { image: name, source }),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// The part that is plain threads.
+struct Work {
+    layers: Layers,
+    scratch: Scratch,
+    config: ImageConfig,
+    /// The configuration as it was sent.
+    whole: Value,
+    origin: Origin,
+    format: Format,
+    out: PathBuf,
+}
+
+impl Work {
+    fn finish(self) -> Result<(), ImageError> {
+        let mut merged = self.layers.finish()?;
+        match &self.format {
+            Format::Folder => {
+                write_folder(&merged, &self.out)?;
+            }
+            Format::Squashfs(options) => {
+                let write = || -> io::Result<()> {
+                    let file = File::create_new(&self.out)?;
+                    write_squashfs(&merged, &file, 0, options)?;
+                    file.sync_all()
+                };
+                write().map_err(|source| ImageError::Io {
+                    doing: "write",
+                    path: self.out.clone(),
+                    source,
+                })?;
+            }
+            Format::Sif { options, apps } => {
+                let files = apptainer_files(&self.config, &self.whole["config"], apps, &self.origin);
+                write_apptainer_sif(&mut merged, &files, options, self.scratch.path(), &self.out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn origin(source: &Source, config: &ImageConfig) -> Origin {
+    let text = source.to_string();
+    let (bootstrap, from) = match text.split_once("://").or_else(|| text.split_once(':')) {
+        Some((scheme, from)) => (scheme, from),
+        None => ("docker", text.as_str()),
+    };
+    let created: Option<jiff::Timestamp> = config.created.as_ref().and_then(|created| created.parse().ok());
+    Origin {
+        bootstrap: bootstrap.to_owned(),
+        from: from.to_owned(),
+        created: created.map_or(0, jiff::Timestamp::as_second),
+    }
+}

@@ -1,0 +1,150 @@
+//! One image: from the registry into the store, converted while it arrives.
+
+use std::path::Path;
+
+use crate::image::{ImageError, LayerBlob, Layers, Limits, write_folder};
+use crate::net::Event;
+use crate::oci::ImageConfig;
+use crate::registry::{self, RegistryError, Resolved, Session};
+use crate::store::{Guard, ImageDraft, ImageInfo, Store, StoreError, StoredImage, StoredLayer};
+
+/// Why an image is not in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error("cannot fetch {image}")]
+    Registry { image: String, source: Box<RegistryError> },
+    #[error("cannot convert {image}")]
+    Image { image: String, source: ImageError },
+    #[error("cannot keep {image}")]
+    Store { image: String, source: StoreError },
+    #[error("{image} has {layers} layers, but its configuration describes {described}")]
+    Layers { image: String, layers: usize, described: usize },
+}
+
+impl PullError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PullError::Registry { source, .. } => source.hint(),
+            PullError::Image { source, .. } => source.hint(),
+            PullError::Store { source, .. } => source.hint(),
+            PullError::Layers { .. } => Some("the image is damaged: build and push it again, or use another tag".to_owned()),
+        }
+    }
+}
+
+/// Makes sure that an image is in the store, and says where. Layers are read as they arrive; two processes that want the same
+/// image do the work once; the one that waits says so through the session's progress.
+///
+/// # Errors
+/// What registry, layers and disk have to say. Then the store is as before, except for blobs that are whole: they are not
+/// fetched again.
+pub async fn image(session: &Session<'_>, resolved: &Resolved, limits: Limits) -> Result<StoredImage, PullError> {
+    let name = resolved.source.to_string();
+    let in_store = |source| PullError::Store {
+        image: name.clone(),
+        source,
+    };
+    let key = Store::image_lock(&resolved.digest);
+    let waiting = || (session.progress)(Event::Waiting { what: &name });
+    let guard = session.store.lock_async(&key, waiting).await.map_err(in_store)?;
+    if let Some(mut found) = session.store.find_image(&resolved.digest).map_err(in_store)? {
+        session.store.name_image(&mut found, &name).map_err(in_store)?;
+        return Ok(found);
+    }
+    let draft = session.store.draft_image().map_err(in_store)?;
+    let (config, layers) = arrive(session, resolved, draft.scratch(), limits).await?;
+    (session.progress)(Event::Converting { what: &name });
+    let work = Work {
+        layers,
+        draft,
+        info: info(resolved, config, &name),
+        _guard: guard,
+    };
+    let image = name.clone();
+    let stored = match tokio::task::spawn_blocking(move || work.finish(image)).await {
+        Ok(result) => result?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    for text in &stored.info.notes {
+        (session.progress)(Event::Note { what: &name, text });
+    }
+    Ok(stored)
+}
+
+/// The configuration, and the layers: each is indexed while the next ones are under way, and spooled in `scratch`.
+pub(super) async fn arrive(
+    session: &Session<'_>,
+    resolved: &Resolved,
+    scratch: &Path,
+    limits: Limits,
+) -> Result<(ImageConfig, Layers), PullError> {
+    let image = resolved.source.to_string();
+    let in_registry = |source| PullError::Registry {
+        image: image.clone(),
+        source: Box::new(source),
+    };
+    let config = registry::config(session, resolved).await.map_err(in_registry)?;
+    let diff_ids = &config.rootfs.diff_ids;
+    // Images of schema 1 do not say what their layers unpack to.
+    if !diff_ids.is_empty() && diff_ids.len() != resolved.layers.len() {
+        return Err(PullError::Layers {
+            image,
+            layers: resolved.layers.len(),
+            described: diff_ids.len(),
+        });
+    }
+    let layers = Layers::new(resolved.layers.len(), scratch, limits);
+    let arrived = |index: usize, path: &Path| {
+        let blob = LayerBlob {
+            path: path.to_owned(),
+            digest: resolved.layers[index].digest.clone(),
+            diff_id: diff_ids.get(index).cloned(),
+        };
+        layers.add(index, blob);
+    };
+    registry::pull(session, resolved, &arrived).await.map_err(in_registry)?;
+    Ok((config, layers))
+}
+
+/// The part that is plain threads. It owns the lock and the draft: whatever becomes of the caller, they end with it.
+struct Work {
+    layers: Layers,
+    draft: ImageDraft,
+    info: ImageInfo,
+    _guard: Guard,
+}
+
+impl Work {
+    fn finish(mut self, image: String) -> Result<StoredImage, PullError> {
+        let merged = self.layers.finish();
+        let converted = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs())) {
+            Ok(converted) => converted,
+            Err(source) => return Err(PullError::Image { image, source }),
+        };
+        self.info.bytes = converted.bytes;
+        self.info.files = converted.files;
+        self.info.notes = converted.notes.iter().map(ToString::to_string).collect();
+        self.draft.publish(self.info).map_err(|source| PullError::Store { image, source })
+    }
+}
+
+fn info(resolved: &Resolved, config: ImageConfig, name: &str) -> ImageInfo {
+    let layers = resolved.layers.iter().map(|layer| StoredLayer {
+        digest: layer.digest.clone(),
+        size: layer.size,
+        media_type: layer.media_type.clone(),
+    });
+    ImageInfo {
+        manifest: resolved.digest.clone(),
+        config_digest: resolved.config.digest.clone(),
+        config,
+        names: vec![name.to_owned()],
+        layers: layers.collect(),
+        bytes: 0,
+        files: 0,
+        notes: Vec::new(),
+        created: jiff::Timestamp::now().as_millisecond(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

@@ -1,0 +1,326 @@
+//! Inodes and directories.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::bodies::Bodies;
+use super::metadata::{Place, Stream};
+use super::write::SquashfsOptions;
+use super::xattrs::{self, Xattrs};
+use crate::image::layers::Merged;
+use crate::image::tree::{Inode, InodeId, Node, Tree};
+
+/// The tables that describe the tree.
+pub(super) struct Inodes {
+    pub(super) inodes: Stream,
+    pub(super) directories: Stream,
+    pub(super) xattrs: Xattrs,
+    pub(super) ids: Vec<u32>,
+    pub(super) root: Place,
+    /// By number, from 1.
+    pub(super) places: Vec<Place>,
+    /// Attributes that the format cannot hold: how many inodes had some.
+    pub(super) lost_xattrs: u64,
+}
+
+/// Builds all of them. Inner folders come first: a directory names the places of its inodes.
+pub(super) fn build(merged: &Merged, bodies: &Bodies, options: &SquashfsOptions) -> io::Result<Inodes> {
+    let tree = &merged.tree;
+    let folders = tree.folders();
+    let mut builder = Builder {
+        tree,
+        bodies,
+        numbers: number(tree, &folders)?,
+        placed: HashMap::new(),
+        id_numbers: HashMap::new(),
+        out: Inodes {
+            inodes: Stream::new(options.compression),
+            directories: Stream::new(options.compression),
+            xattrs: Xattrs::new(options.compression),
+            ids: Vec::new(),
+            root: Place::default(),
+            places: Vec::new(),
+            lost_xattrs: 0,
+        },
+    };
+    builder.out.places = vec![Place::default(); builder.numbers.len()];
+    for &(folder, parent) in folders.iter().rev() {
+        for (_, id) in tree.names(folder) {
+            if !matches!(tree.inode(id).node, Node::Folder(_)) && !builder.placed.contains_key(&id) {
+                builder.leaf(id)?;
+            }
+        }
+        builder.folder(folder, parent)?;
+    }
+    builder.out.root = builder.placed[&Tree::ROOT];
+    Ok(builder.out)
+}
+
+/// Numbers in the order of the inode table, so that what lies side by side in a folder has numbers side by side.
+fn number(tree: &Tree, folders: &[(InodeId, Option<InodeId>)]) -> io::Result<HashMap<InodeId, u32>> {
+    let mut numbers = HashMap::new();
+    for &(folder, _) in folders.iter().rev() {
+        let leaves = tree
+            .names(folder)
+            .map(|(_, id)| id)
+            .filter(|id| !matches!(tree.inode(*id).node, Node::Folder(_)));
+        for id in leaves.chain([folder]) {
+            let next = u32::try_from(numbers.len() + 1).map_err(|_| io::Error::other("too many files for SquashFS"))?;
+            numbers.entry(id).or_insert(next);
+        }
+    }
+    Ok(numbers)
+}
+
+struct Builder<'a> {
+    tree: &'a Tree,
+    bodies: &'a Bodies,
+    numbers: HashMap<InodeId, u32>,
+    placed: HashMap<InodeId, Place>,
+    id_numbers: HashMap<u32, u16>,
+    out: Inodes,
+}
+
+/// The basic types; an extended inode has 7 more.
+mod kind {
+    pub(super) const FOLDER: u16 = 1;
+    pub(super) const FILE: u16 = 2;
+    pub(super) const SYMLINK: u16 = 3;
+    pub(super) const BLOCK: u16 = 4;
+    pub(super) const CHAR: u16 = 5;
+    pub(super) const FIFO: u16 = 6;
+    pub(super) const EXTENDED: u16 = 7;
+}
+
+fn kind_of(node: &Node) -> u16 {
+    match node {
+        Node::Folder(_) => kind::FOLDER,
+        Node::File(_) => kind::FILE,
+        Node::Symlink(_) => kind::SYMLINK,
+        Node::BlockDevice { .. } => kind::BLOCK,
+        Node::CharDevice { .. } => kind::CHAR,
+        Node::Fifo => kind::FIFO,
+    }
+}
+
+impl Builder<'_> {
+    fn leaf(&mut self, id: InodeId) -> io::Result<()> {
+        let inode = self.tree.inode(id);
+        let xattr = self.xattr(inode)?;
+        let extended = xattr != xattrs::NONE;
+        let bytes = match &inode.node {
+            Node::File(body) => return self.file(id, inode, body.size, xattr),
+            Node::Symlink(target) => {
+                let mut bytes = Bytes::default();
+                bytes
+                    .u32(inode.links)
+                    .u32(u32::try_from(target.len()).expect("limited when it was read"));
+                bytes.0.extend(&**target);
+                bytes
+            }
+            Node::BlockDevice { major, minor } | Node::CharDevice { major, minor } => {
+                let mut bytes = Bytes::default();
+                bytes.u32(inode.links).u32(device(*major, *minor));
+                bytes
+            }
+            Node::Fifo => {
+                let mut bytes = Bytes::default();
+                bytes.u32(inode.links);
+                bytes
+            }
+            Node::Folder(_) => unreachable!("folders are no leaves"),
+        };
+        self.put(id, inode, extended, |out| {
+            out.0.extend(&bytes.0);
+            if extended {
+                out.u32(xattr);
+            }
+        })
+    }
+
+    fn file(&mut self, id: InodeId, inode: &Inode, size: u64, xattr: u32) -> io::Result<()> {
+        let empty = super::bodies::Stored::default();
+        let stored = self.bodies.of.get(&id).map_or(&empty, |&index| &self.bodies.stored[index]);
+        let (fragment, offset) = stored.fragment.unwrap_or((u32::MAX, 0));
+        let basic = match (u32::try_from(stored.start), u32::try_from(size)) {
+            (Ok(start), Ok(size)) if inode.links == 1 && xattr == xattrs::NONE && stored.sparse == 0 => Some((start, size)),
+            _ => None,
+        };
+        let blocks = &stored.blocks;
+        self.put(id, inode, basic.is_none(), |out| {
+            match basic {
+                Some((start, size)) => out.u32(start).u32(fragment).u32(offset).u32(size),
+                // A file that is all hole still holds a byte, or its count of blocks would be negative.
+                None => out
+                    .u64(stored.start)
+                    .u64(size)
+                    .u64(stored.sparse.min(size.saturating_sub(1)))
+                    .u32(inode.links)
+                    .u32(fragment)
+                    .u32(offset)
+                    .u32(xattr),
+            };
+            for block in blocks {
+                out.u32(*block);
+            }
+        })
+    }
+
+    fn folder(&mut self, id: InodeId, parent: Option<InodeId>) -> io::Result<()> {
+        let inode = self.tree.inode(id);
+        let xattr = self.xattr(inode)?;
+        let start = self.out.directories.place()?;
+        let Listing { size, index } = self.listing(id)?;
+        let folders = self
+            .tree
+            .names(id)
+            .filter(|(_, id)| matches!(self.tree.inode(*id).node, Node::Folder(_)));
+        let links = 2 + u32::try_from(folders.count()).expect("fewer than inodes");
+        // The root's parent is a number that no inode has.
+        let parent = match parent {
+            Some(parent) => self.numbers[&parent],
+            None => u32::try_from(self.numbers.len() + 1).map_err(io::Error::other)?,
+        };
+        // The format counts `.` and `..` as three bytes.
+        let size = size + 3;
+        let basic = u16::try_from(size).ok().filter(|_| xattr == xattrs::NONE && index.is_empty());
+        let count = u16::try_from(index.len()).map_err(|_| io::Error::other("a folder is too large for SquashFS"))?;
+        self.put(id, inode, basic.is_none(), |out| match basic {
+            Some(size) => {
+                out.u32(start.block).u32(links).u16(size).u16(start.offset).u32(parent);
+            }
+            None => {
+                out.u32(links)
+                    .u32(size)
+                    .u32(start.block)
+                    .u32(parent)
+                    .u16(count)
+                    .u16(start.offset)
+                    .u32(xattr);
+                for (at, block, name) in &index {
+                    out.u32(*at).u32(*block).u32(u32::try_from(name.len() - 1).expect("at most 255"));
+                    out.0.extend(name);
+                }
+            }
+        })
+    }
+
+    /// Writes a folder's names, in runs whose inodes lie in one metadata block.
+    fn listing(&mut self, folder: InodeId) -> io::Result<Listing> {
+        let mut listing = Listing {
+            size: 0,
+            index: Vec::new(),
+        };
+        let names: Vec<(&[u8], InodeId)> = self.tree.names(folder).collect();
+        let mut rest = &names[..];
+        let mut last_block = None;
+        while let Some(&(first, first_id)) = rest.first() {
+            let (block, base) = (self.placed[&first_id].block, self.numbers[&first_id]);
+            let place = self.out.directories.place()?;
+            // A run that begins in another block of the table can be found without reading what is before it.
+            if last_block.is_some_and(|last| last != place.block) {
+                listing.index.push((listing.size, place.block, first.to_vec()));
+            }
+            last_block = Some(place.block);
+            let mut run = Bytes::default();
+            let mut count = 0_u32;
+            for (name, id) in rest {
+                let delta = i64::from(self.numbers[id]) - i64::from(base);
+                let Ok(delta) = i16::try_from(delta) else { break };
+                let next_block = count > 0 && usize::from(place.offset) + 12 + run.0.len() > 8192;
+                if count == 256 || self.placed[id].block != block || next_block {
+                    break;
+                }
+                run.u16(self.placed[id].offset)
+                    .u16(delta.cast_unsigned())
+                    .u16(kind_of(&self.tree.inode(*id).node));
+                run.u16(u16::try_from(name.len() - 1).expect("at most 255"));
+                run.0.extend(*name);
+                count += 1;
+            }
+            let mut header = Bytes::default();
+            header.u32(count - 1).u32(block).u32(base);
+            self.out.directories.push(&header.0)?;
+            self.out.directories.push(&run.0)?;
+            let length = u32::try_from(header.0.len() + run.0.len()).expect("a run has at most 256 names");
+            listing.size = listing
+                .size
+                .checked_add(length)
+                .ok_or_else(|| io::Error::other("a folder is too large for SquashFS"))?;
+            rest = &rest[count as usize..];
+        }
+        Ok(listing)
+    }
+
+    /// The inode's header, then what `body` adds.
+    fn put(&mut self, id: InodeId, inode: &Inode, extended: bool, body: impl FnOnce(&mut Bytes)) -> io::Result<()> {
+        let place = self.out.inodes.place()?;
+        let number = self.numbers[&id];
+        let mut bytes = Bytes::default();
+        let mtime = u32::try_from(inode.meta.mtime.seconds.clamp(0, u32::MAX.into())).expect("clamped");
+        bytes
+            .u16(kind_of(&inode.node) + if extended { kind::EXTENDED } else { 0 })
+            .u16(inode.meta.mode)
+            .u16(self.id_number(inode.meta.uid)?)
+            .u16(self.id_number(inode.meta.gid)?)
+            .u32(mtime)
+            .u32(number);
+        body(&mut bytes);
+        self.out.inodes.push(&bytes.0)?;
+        self.placed.insert(id, place);
+        self.out.places[number as usize - 1] = place;
+        Ok(())
+    }
+
+    fn xattr(&mut self, inode: &Inode) -> io::Result<u32> {
+        let (number, lost) = self.out.xattrs.add(&inode.meta.xattrs)?;
+        self.out.lost_xattrs += u64::from(lost);
+        Ok(number)
+    }
+
+    fn id_number(&mut self, id: u32) -> io::Result<u16> {
+        if let Some(&number) = self.id_numbers.get(&id) {
+            return Ok(number);
+        }
+        let number = u16::try_from(self.out.ids.len())
+            .ok()
+            .filter(|&number| number < u16::MAX)
+            .ok_or_else(|| io::Error::other("more than 65535 users and groups"))?;
+        self.id_numbers.insert(id, number);
+        self.out.ids.push(id);
+        Ok(number)
+    }
+}
+
+/// What a folder's inode says of its names.
+struct Listing {
+    size: u32,
+    /// Offset in the listing, block in the directory table, first name: for looking names up.
+    index: Vec<(u32, u32, Vec<u8>)>,
+}
+
+/// As the kernel's `new_encode_dev`.
+fn device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
+}
+
+/// Little-endian fields.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn u16(&mut self, value: u16) -> &mut Bytes {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    fn u32(&mut self, value: u32) -> &mut Bytes {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    fn u64(&mut self, value: u64) -> &mut Bytes {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+}

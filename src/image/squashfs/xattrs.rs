@@ -1,0 +1,87 @@
+//! Extended attributes: sets that many inodes share, by number.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::Compression;
+use super::metadata::{Stream, table};
+use crate::image::tree::Xattr;
+
+/// "No attributes", in an inode.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The prefixes that the format has numbers for.
+const PREFIXES: [(&[u8], u16); 3] = [(b"user.", 0), (b"trusted.", 1), (b"security.", 2)];
+
+/// All sets of an image.
+pub(super) struct Xattrs {
+    values: Stream,
+    /// Of each set: its place, how many attributes, and how long a list of their names is.
+    ids: Vec<u8>,
+    known: HashMap<Box<[Xattr]>, u32>,
+}
+
+impl Xattrs {
+    pub(super) fn new(compression: Compression) -> Xattrs {
+        Xattrs {
+            values: Stream::new(compression),
+            ids: Vec::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// The number of an inode's set, and whether something of it could not be kept.
+    pub(super) fn add(&mut self, xattrs: &[Xattr]) -> io::Result<(u32, bool)> {
+        let kept: Box<[Xattr]> = xattrs.iter().filter(|xattr| prefix(&xattr.name).is_some()).cloned().collect();
+        let lost = kept.len() < xattrs.len();
+        if kept.is_empty() {
+            return Ok((NONE, lost));
+        }
+        if let Some(&id) = self.known.get(&kept) {
+            return Ok((id, lost));
+        }
+        let id = u32::try_from(self.known.len()).map_err(|_| io::Error::other("too many sets of attributes"))?;
+        let place = self.values.place()?;
+        let mut names = 0;
+        for xattr in &kept {
+            let (name, number) = prefix(&xattr.name).expect("filtered above");
+            let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("limited when it was read");
+            self.values.push(&number.to_le_bytes())?;
+            self.values.push(&length(name).to_le_bytes()[..2])?;
+            self.values.push(name)?;
+            self.values.push(&length(&xattr.value).to_le_bytes())?;
+            self.values.push(&xattr.value)?;
+            names += length(&xattr.name) + 1;
+        }
+        self.ids.extend(place.reference().to_le_bytes());
+        self.ids.extend(u32::try_from(kept.len()).expect("fewer than bytes").to_le_bytes());
+        self.ids.extend(names.to_le_bytes());
+        self.known.insert(kept, id);
+        Ok((id, lost))
+    }
+
+    /// The tables as they stand at `at`, and where the superblock points to; `None` if no inode has attributes.
+    pub(super) fn finish(self, compression: Compression, at: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
+        if self.known.is_empty() {
+            return Ok(None);
+        }
+        let count = u32::try_from(self.known.len()).expect("checked when added");
+        let (mut bytes, _) = self.values.finish()?;
+        let (ids, list) = table(compression, &self.ids, at + bytes.len() as u64)?;
+        let blocks = usize::try_from(list - at).expect("it is in memory") - bytes.len();
+        bytes.extend(&ids[..blocks]);
+        let header = at + bytes.len() as u64;
+        bytes.extend(at.to_le_bytes());
+        bytes.extend(count.to_le_bytes());
+        bytes.extend(0_u32.to_le_bytes());
+        bytes.extend(&ids[blocks..]);
+        Ok(Some((bytes, header)))
+    }
+}
+
+fn prefix(name: &[u8]) -> Option<(&[u8], u16)> {
+    PREFIXES.iter().find_map(|(prefix, number)| {
+        let rest = name.strip_prefix(*prefix)?;
+        (!rest.is_empty()).then_some((rest, *number))
+    })
+}

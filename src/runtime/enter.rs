@@ -1,0 +1,327 @@
+//! Executes the steps of [`super::mounts`], in a process that is already in namespaces of its own.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, umask};
+use nix::unistd::{Gid, Uid};
+
+use super::attributes;
+use super::container::Container;
+use super::error::RuntimeError;
+use super::forbidden;
+use super::identity::{self, Caller};
+use super::inside::{self, Kind};
+use super::kernel::Kernel;
+use super::mounts::{self, Access, Exec, Identity, Step, What};
+use super::root::{self, Need, STAGE, bind, handle};
+use super::serve::View;
+use super::sys::Depth;
+
+/// No passwd file of an image is larger; more of it is not read.
+const ETC_LIMIT: u64 = 4 << 20;
+
+/// Who the caller is outside.
+#[derive(Clone, Copy)]
+pub struct Ids {
+    pub uid: Uid,
+    pub gid: Gid,
+}
+
+/// Makes the caller known in the new user namespace, under its own number or as root.
+pub fn map_ids(ids: Ids, as_root: bool) -> Result<(), RuntimeError> {
+    let (uid, gid) = if as_root { (0, 0) } else { (ids.uid.as_raw(), ids.gid.as_raw()) };
+    // Without setgroups denied first, an ordinary user may not map a group (user_namespaces(7)).
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("gid_map", format!("{gid} {} 1", ids.gid)),
+        ("uid_map", format!("{uid} {} 1", ids.uid)),
+    ] {
+        fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            refused(errno, &format!("writing {file}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// What a refusal of the first privileged steps means.
+pub fn refused(errno: Errno, what: &str) -> RuntimeError {
+    match errno {
+        Errno::EPERM | Errno::EACCES | Errno::EINVAL | Errno::ENOSPC | Errno::EUSERS | Errno::ENOSYS => RuntimeError::NoUserNamespaces {
+            forbidden: forbidden::explain(errno, |file| fs::read_to_string(Path::new("/proc/sys").join(file)).ok()),
+            source: errno.into(),
+        },
+        errno => RuntimeError::setup(what)(errno),
+    }
+}
+
+/// From the host's root to the container's. Afterwards nothing of the host is left but what was bound.
+pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Result<(), RuntimeError> {
+    let before = umask(Mode::empty());
+    // Nothing of this reaches the host, but what the host mounts later (an automounter's folders) comes in.
+    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(|errno| refused(errno, "taking the mounts over"))?;
+
+    let image = view.open()?;
+    let resolve = |path: &Path| inside::find(image.as_fd(), path).map_or_else(|_| path.to_owned(), |found| found.path());
+    let steps = mounts::steps(container, identity(&image, container, ids)?, resolve)?;
+    let work = steps.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
+
+    root::stage()?;
+    let needs: Vec<Need<'_>> = work
+        .iter()
+        .enumerate()
+        .filter(|(i, item)| !covered(&steps[..*i], item.step))
+        .filter_map(|(_, item)| {
+            item.kind.map(|kind| Need {
+                target: &item.step.target,
+                kind,
+            })
+        })
+        .collect();
+    let base = root::prepare(&image, container.writable, &needs, kernel)?;
+    view.close().map_err(RuntimeError::setup("hiding the image"))?;
+    let empty = memory_file("empty", b"")?;
+    for item in &work {
+        execute(item, &base, &empty, kernel)?;
+    }
+    // Filled: from now on nothing can be left in it. A folder of the host that was bound there stays as it is.
+    if steps
+        .iter()
+        .any(|step| step.target == Path::new("/dev") && matches!(step.what, What::Memory { .. }))
+    {
+        let dev = inside::find(base.as_fd(), Path::new("/dev")).map_err(RuntimeError::setup("opening /dev"))?;
+        attributes::add(&dev.fd, MsFlags::MS_RDONLY, Depth::One, kernel).map_err(RuntimeError::setup("making /dev read-only"))?;
+    }
+    drop(base);
+    root::pivot(kernel)?;
+    umask(before);
+    Ok(())
+}
+
+/// Whether an outer mount of `earlier` hides what the image has at a step's target.
+fn covered(earlier: &[Step], step: &Step) -> bool {
+    earlier.iter().any(|outer| {
+        !matches!(outer.what, What::Folder | What::Link(_))
+            && step.target.starts_with(&outer.target)
+            && (step.target != outer.target || step.what == What::Folder)
+    })
+}
+
+/// A step, and what of the host it needs, opened while the host can still be seen.
+struct Work<'a> {
+    step: &'a Step,
+    source: Option<OwnedFd>,
+    /// Of the mount point; `None` where there is none, or where it is the kernel's to have it.
+    kind: Option<Kind>,
+    flags: MsFlags,
+}
+
+fn open_source(step: &Step) -> Result<Work<'_>, RuntimeError> {
+    let confined = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let item = |kind, flags| Work {
+        step,
+        source: None,
+        kind,
+        flags,
+    };
+    Ok(match &step.what {
+        What::Proc => item(Some(Kind::Folder), confined | MsFlags::MS_NOEXEC),
+        What::ProcReadOnly | What::ProcMasked => item(None, MsFlags::MS_RDONLY | confined | MsFlags::MS_NOEXEC),
+        What::Terminals => item(Some(Kind::Folder), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC),
+        What::Memory { exec: Exec::Allowed, .. } => item(Some(Kind::Folder), confined),
+        What::Memory { exec: Exec::Refused, .. } => item(Some(Kind::Folder), confined | MsFlags::MS_NOEXEC),
+        What::Link(_) => item(None, MsFlags::empty()),
+        What::Folder => item(Some(Kind::Folder), MsFlags::empty()),
+        What::File(_) => item(Some(Kind::File), confined | MsFlags::MS_RDONLY),
+        What::Device => Work {
+            source: Some(source(&step.target, &step.target)?),
+            ..item(Some(Kind::File), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)
+        },
+        What::Bind { source: path, access } => {
+            let fd = source(path, &step.target)?;
+            let setup = RuntimeError::setup("reading a bind's source");
+            let mut flags = match inside::file_type(&fd).map_err(setup)? {
+                // A device that is bound by name is meant to work.
+                SFlag::S_IFCHR | SFlag::S_IFBLK => MsFlags::MS_NOSUID,
+                _ => confined,
+            };
+            if *access == Access::Read {
+                flags |= MsFlags::MS_RDONLY;
+            }
+            let kind = inside::kind(&fd).map_err(RuntimeError::setup("reading a bind's source"))?;
+            Work {
+                source: Some(fd),
+                ..item(Some(kind), flags)
+            }
+        }
+    })
+}
+
+/// Opens what is to be bound; links of the host are followed, as the caller could.
+fn source(path: &Path, target: &Path) -> Result<OwnedFd, RuntimeError> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    // With the dot an automounter mounts what belongs there.
+    match open(&path.join("."), flags, Mode::empty()) {
+        Err(Errno::ENOTDIR) => open(path, flags, Mode::empty()),
+        opened => opened,
+    }
+    .map_err(|errno| match errno {
+        Errno::ENOENT => RuntimeError::BindSourceMissing {
+            path: path.to_owned(),
+            target: target.to_owned(),
+        },
+        errno => RuntimeError::BindSource {
+            path: path.to_owned(),
+            target: target.to_owned(),
+            source: errno.into(),
+        },
+    })
+}
+
+fn execute(item: &Work<'_>, base: &OwnedFd, empty: &OwnedFd, kernel: Kernel) -> Result<(), RuntimeError> {
+    let target = &item.step.target;
+    let at_point = |errno: Errno| match &item.step.what {
+        What::Folder => RuntimeError::WorkingDir {
+            path: target.clone(),
+            source: errno.into(),
+        },
+        _ => RuntimeError::MountPoint {
+            target: target.clone(),
+            source: errno.into(),
+        },
+    };
+    let found = inside::find(base.as_fd(), target).map_err(at_point)?;
+    if let What::Link(text) = &item.step.what {
+        if let [name] = found.missing.as_slice() {
+            symlink(text, Path::new(&handle(&found.fd)).join(name)).map_err(|error| RuntimeError::MountPoint {
+                target: target.clone(),
+                source: (&error).into(),
+            })?;
+        }
+        return Ok(());
+    }
+    let point = match item.kind {
+        Some(kind) => inside::make(found, kind).map_err(at_point)?,
+        None if found.missing.is_empty() => found.fd,
+        None => return Ok(()),
+    };
+    let failed = |errno: Errno| RuntimeError::Mount {
+        what: item.step.what.to_string(),
+        target: target.clone(),
+        source: errno.into(),
+    };
+    let path = PathBuf::from(handle(&point));
+    let bound = |source: &OwnedFd| -> Result<(), RuntimeError> {
+        bind(source, &path).map_err(failed)?;
+        // The point's descriptor is of what is now hidden: look again.
+        let top = inside::find(base.as_fd(), target).map_err(failed)?;
+        attributes::add(&top.fd, item.flags, Depth::All, kernel).map_err(failed)
+    };
+    match &item.step.what {
+        What::Folder | What::Link(_) => Ok(()),
+        What::Proc => proc(&path, item.flags, &bound, failed),
+        What::Terminals => mount(
+            Some("devpts"),
+            &path,
+            Some("devpts"),
+            item.flags,
+            Some("newinstance,ptmxmode=0666,mode=0620"),
+        )
+        .map_err(failed),
+        What::Memory { mode, .. } => root::memory(&path, *mode, item.flags).map_err(failed),
+        What::ProcMasked if inside::kind(&point).map_err(failed)? == Kind::File => bound(empty),
+        What::ProcMasked => Ok(()),
+        What::ProcReadOnly => bound(&point),
+        What::Device | What::Bind { .. } => bound(item.source.as_ref().expect("opened with the step")),
+        What::File(contents) => bound(&memory_file(&target.to_string_lossy().replace('/', "-"), contents)?),
+    }
+}
+
+/// A `/proc` of the new PID namespace. Where parts of the host's own `/proc` are covered (this host is a container
+/// itself), the kernel refuses a fresh one: then the host's is shown, read-only with its covers. That shows the names of
+/// other processes, as the host itself does, and gives no hold on them: they are in another user namespace.
+fn proc(
+    path: &Path,
+    flags: MsFlags,
+    bound: &dyn Fn(&OwnedFd) -> Result<(), RuntimeError>,
+    failed: impl Fn(Errno) -> RuntimeError,
+) -> Result<(), RuntimeError> {
+    match mount(Some("proc"), path, Some("proc"), flags, None::<&str>) {
+        Err(Errno::EPERM) => {
+            let host = open("/proc", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(&failed)?;
+            bound(&host)
+        }
+        done => done.map_err(failed),
+    }
+}
+
+/// A file on the stage, opened with `O_PATH`.
+fn memory_file(name: &str, contents: &[u8]) -> Result<OwnedFd, RuntimeError> {
+    let path = Path::new(STAGE).join(format!("file-{name}"));
+    fs::write(&path, contents).map_err(|error| RuntimeError::Setup {
+        what: format!("writing {name}"),
+        source: (&error).into(),
+    })?;
+    open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(RuntimeError::setup("opening a file of the stage"))
+}
+
+fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {
+    let (uid, gid) = if container.as_root {
+        (0, 0)
+    } else {
+        (ids.uid.as_raw(), ids.gid.as_raw())
+    };
+    let name = match uid {
+        0 => "root".to_owned(),
+        // A user of a directory service is not in the file: any name will do.
+        uid => identity::name_of(&limited(fs::File::open("/etc/passwd").ok()), uid).unwrap_or_else(|| "user".to_owned()),
+    };
+    let caller = Caller {
+        name: &name,
+        uid,
+        gid,
+        home: &container.home,
+    };
+    let known = |file: &str| limited(regular(image, file));
+    let mut host_files: Vec<(PathBuf, PathBuf)> = ["/etc/hosts", "/etc/resolv.conf"]
+        .map(PathBuf::from)
+        .into_iter()
+        .filter(|path| path.exists())
+        .map(|path| (path.clone(), path))
+        .collect();
+    // An image whose local time is a link into its own zone files keeps it: a mount would change the zone file.
+    let localtime = PathBuf::from("/etc/localtime");
+    let own = inside::find(image.as_fd(), &localtime).map_err(RuntimeError::setup("looking for /etc/localtime"));
+    if localtime.exists() && own.is_ok_and(|found| found.missing.is_empty() && found.existing == localtime && found.kind == Kind::File) {
+        host_files.push((localtime.clone(), localtime));
+    }
+    Ok(Identity {
+        passwd: identity::passwd(&known("/etc/passwd"), &caller),
+        group: identity::group(&known("/etc/group"), &caller),
+        host_files,
+    })
+}
+
+/// A regular file of the image, opened for reading.
+fn regular(image: &OwnedFd, path: &str) -> Option<fs::File> {
+    let found = inside::find(image.as_fd(), Path::new(path)).ok()?;
+    let is_file = found.missing.is_empty() && inside::file_type(&found.fd).ok()? == SFlag::S_IFREG;
+    is_file.then(|| fs::File::open(handle(&found.fd)).ok()).flatten()
+}
+
+/// The text of a file; nothing where there is none or it cannot be read: it is as good as absent.
+fn limited(file: Option<fs::File>) -> Vec<u8> {
+    let mut text = Vec::new();
+    match file.map(|file| file.take(ETC_LIMIT).read_to_end(&mut text)) {
+        Some(Ok(_)) => text,
+        Some(Err(_)) | None => Vec::new(),
+    }
+}

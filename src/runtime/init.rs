@@ -1,0 +1,306 @@
+//! The container's first process: makes the container, starts the program, reaps, passes signals on.
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{PtyMaster, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SignalFd, siginfo};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe2};
+
+use super::container::Container;
+use super::enter::{self, Ids};
+use super::error::RuntimeError;
+use super::exit::{Exit, Status, Usage};
+use super::launch::DEFAULT_PATH;
+use super::monitor;
+use super::serve::View;
+use super::sys::{self, Fate, Side};
+use super::wire::{self, Message, Spec};
+
+/// Whose session the program joins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// The caller's, and its process group: what the terminal sends arrives, and job control works.
+    Callers,
+    /// One of its own: no terminal can be reached, and `kill 0` stays inside.
+    Own,
+}
+
+/// What root in a container needs to handle files: chown, dac_override, fowner, fsetid, setgid, setuid, by their numbers
+/// (capabilities(7)). All of them count in the container's user namespace alone.
+const ROOT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7;
+
+/// The life of PID 1. `alive` is closed on the other side when the monitor dies.
+pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedFd, alive: OwnedFd, signals: SignalFd) -> ! {
+    let code = match start(spec, ids, session, view, &alive) {
+        Ok((program, terminal)) => {
+            let started = Instant::now();
+            match terminal {
+                Some(near) => wire::report_started(control, near),
+                None => wire::report(control, &Message::Started),
+            }
+            monitor::release_caller();
+            let status = reap(program, session, &signals).unwrap_or(Status::Signaled(libc::SIGKILL));
+            let usage = Usage {
+                wall: started.elapsed(),
+                ..monitor::usage()
+            };
+            wire::report(control, &Message::Ended(Exit { status, usage }));
+            status.code()
+        }
+        Err(error) => {
+            wire::report(control, &Message::Failed(error));
+            1
+        }
+    };
+    // The kernel kills whatever the program left behind.
+    sys::exit_now(code)
+}
+
+fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -> Result<(Pid, Option<PtyMaster>), RuntimeError> {
+    let setup = RuntimeError::setup;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(setup("PR_SET_PDEATHSIG"))?;
+    // The monitor may have died before that call.
+    let mut ready = [PollFd::new(alive.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut ready, PollTimeout::ZERO).map_err(setup("poll"))? > 0 {
+        sys::exit_now(1);
+    }
+    let container = &spec.container;
+    enter::map_ids(ids, container.as_root)?;
+    forbid_namespaces()?;
+    if let Some(name) = &container.hostname {
+        nix::unistd::sethostname(name).map_err(setup("setting the host name"))?;
+    }
+    enter::enter(container, ids, view, spec.kernel)?;
+    confine(container.as_root)?;
+    nix::unistd::chdir(&container.cwd).map_err(|errno| RuntimeError::WorkingDir {
+        path: container.cwd.clone(),
+        source: errno.into(),
+    })?;
+    let terminal = spec.terminal.map(open_terminal).transpose()?;
+    let (near, far) = terminal.unzip();
+    Ok((launch(container, session, far)?, near))
+}
+
+/// A new pair of the container's own terminals: the caller's end and the program's.
+fn open_terminal(size: (u16, u16)) -> Result<(PtyMaster, OwnedFd), RuntimeError> {
+    let open = || -> nix::Result<(PtyMaster, OwnedFd)> {
+        let near = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+        unlockpt(&near)?;
+        let name = ptsname_r(&near)?;
+        let far = nix::fcntl::open(name.as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
+        sys::set_window_size(&far, size)?;
+        Ok((near, far))
+    };
+    open().map_err(RuntimeError::setup("opening a terminal"))
+}
+
+/// No user namespace within this one: the program would have all capabilities again in there.
+fn forbid_namespaces() -> Result<(), RuntimeError> {
+    match std::fs::write("/proc/sys/user/max_user_namespaces", "0") {
+        Ok(()) => Ok(()),
+        // Not this kernel's, or read-only on a host that is a container itself: then that host's own rules hold.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EROFS | libc::EACCES | libc::EPERM)) => Ok(()),
+        Err(error) => Err(RuntimeError::Setup {
+            what: "forbidding namespaces".to_owned(),
+            source: (&error).into(),
+        }),
+    }
+}
+
+/// Gives up what making the container needed, for good.
+fn confine(as_root: bool) -> Result<(), RuntimeError> {
+    let setup = RuntimeError::setup;
+    prctl::set_no_new_privs().map_err(setup("PR_SET_NO_NEW_PRIVS"))?;
+    // Memory of a dead program is nothing to fill a disk with, least of all at a path that the host chose.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(setup("setrlimit"))?;
+    match sys::new_session_keyring() {
+        // Over quota, or a kernel without keys: then there is none to be kept from either, or none of value.
+        Ok(()) | Err(Errno::EDQUOT | Errno::ENOSYS | Errno::EPERM | Errno::ENOMEM) => {}
+        Err(errno) => return Err(setup("joining a keyring")(errno)),
+    }
+    sys::drop_capabilities(if as_root { ROOT_CAPABILITIES } else { 0 }).map_err(setup("dropping capabilities"))?;
+    // This process came from the host: its executable, memory and descriptors under /proc/1 are not the program's.
+    prctl::set_dumpable(false).map_err(setup("PR_SET_DUMPABLE"))
+}
+
+/// Starts the program; returns when it has been executed.
+fn launch(container: &Container, session: Session, terminal: Option<OwnedFd>) -> Result<Pid, RuntimeError> {
+    let setup = RuntimeError::setup;
+    let words = |texts: &mut dyn Iterator<Item = String>| -> Result<Vec<CString>, RuntimeError> {
+        texts
+            .map(|text| CString::new(text).map_err(|_| RuntimeError::invalid("a NUL character in an argument or a variable")))
+            .collect()
+    };
+    let argv = words(&mut container.argv.iter().cloned())?;
+    let env = words(&mut container.env.iter().map(|(name, value)| format!("{name}={value}")))?;
+    let (mut from, to) = pipe_files()?;
+    match sys::fork().map_err(setup("fork"))? {
+        Side::Parent(program) => {
+            drop(to);
+            let mut text = Vec::new();
+            from.read_to_end(&mut text).map_err(|error| RuntimeError::Setup {
+                what: "waiting for the program".to_owned(),
+                source: (&error).into(),
+            })?;
+            if text.is_empty() {
+                return Ok(program);
+            }
+            Err(serde_json::from_slice(&text).unwrap_or(RuntimeError::Lost))
+        }
+        Side::Child => {
+            drop(from);
+            let error = execute(container, session, terminal, &argv, &env);
+            let text = serde_json::to_vec(&error).expect("errors have no maps with odd keys");
+            let mut to = to;
+            sys::exit_now(if to.write_all(&text).is_ok() { 1 } else { 2 })
+        }
+    }
+}
+
+fn pipe_files() -> Result<(std::fs::File, std::fs::File), RuntimeError> {
+    let (from, to) = pipe2(OFlag::O_CLOEXEC).map_err(RuntimeError::setup("pipe"))?;
+    Ok((from.into(), to.into()))
+}
+
+/// Becomes the program; returns only to say why not.
+fn execute(container: &Container, session: Session, terminal: Option<OwnedFd>, argv: &[CString], env: &[CString]) -> RuntimeError {
+    let setup = |what: &str, errno: Errno| RuntimeError::setup(what)(errno);
+    if session == Session::Own
+        && let Err(errno) = nix::unistd::setsid()
+    {
+        return setup("setsid", errno);
+    }
+    if let Some(terminal) = terminal
+        && let Err(errno) = sys::control_terminal(&terminal).and_then(|()| {
+            nix::unistd::dup2_stdin(&terminal)?;
+            nix::unistd::dup2_stdout(&terminal)?;
+            nix::unistd::dup2_stderr(&terminal)
+        })
+    {
+        return setup("taking the terminal", errno);
+    }
+    sys::default_signals();
+    if let Err(errno) = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None) {
+        return setup("unblocking signals", errno);
+    }
+    if let Err(errno) = sys::close_from(3, Fate::ClosedOnExec) {
+        return setup("closing descriptors", errno);
+    }
+    let program = &container.argv[0];
+    let path = container
+        .env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map_or(DEFAULT_PATH, |(_, path)| path);
+    let candidates: Vec<PathBuf> = if program.contains('/') {
+        vec![PathBuf::from(program)]
+    } else {
+        path.split(':')
+            .map(|folder| Path::new(if folder.is_empty() { "." } else { folder }).join(program))
+            .collect()
+    };
+    let mut found = None;
+    for candidate in candidates {
+        let Ok(file) = CString::new(candidate.as_os_str().as_encoded_bytes()) else {
+            continue;
+        };
+        match sys::execute(&file, argv, env) {
+            // Not there; or its interpreter is not.
+            Errno::ENOENT | Errno::ENOTDIR if !candidate.exists() => {}
+            errno => {
+                found.get_or_insert((candidate, errno));
+            }
+        }
+    }
+    match found {
+        None => RuntimeError::ProgramNotFound {
+            program: program.clone(),
+            path: if program.contains('/') {
+                container.cwd.display().to_string()
+            } else {
+                path.to_owned()
+            },
+        },
+        Some((file, errno)) => RuntimeError::NotExecutable {
+            program: program.clone(),
+            reason: reason(&file, errno),
+            source: errno.into(),
+        },
+    }
+}
+
+fn reason(file: &Path, errno: Errno) -> String {
+    let file = file.display();
+    match errno {
+        Errno::ENOENT => format!("{file} needs an interpreter that is not there"),
+        Errno::ENOEXEC => format!("{file} is no program for this machine"),
+        Errno::E2BIG => "its arguments and environment are too long (128 KiB each at most)".to_owned(),
+        Errno::EACCES => format!("{file} is a folder, has no execute permission, or lies on a file system without"),
+        _ => format!("{file} was refused"),
+    }
+}
+
+/// Waits for the program, and for every orphan meanwhile.
+fn reap(program: Pid, session: Session, signals: &SignalFd) -> nix::Result<Status> {
+    let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    loop {
+        // First the dead: one may have died before its signal could be read.
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == program => return Ok(Status::Exited(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == program => return Ok(Status::Signaled(signal as i32)),
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        while let Some(info) = signals.read_signal()? {
+            if from_outside(&info) {
+                forward(program, session, info.ssi_signo as i32)?;
+            }
+        }
+    }
+}
+
+/// The monitor's signals come from outside the PID namespace, where senders have no number. The terminal's and the
+/// program's own are no orders.
+fn from_outside(info: &siginfo) -> bool {
+    info.ssi_signo != libc::SIGCHLD as u32 && info.ssi_code != libc::SI_KERNEL && info.ssi_pid == 0
+}
+
+/// To the program; and what asks to end, or is about the terminal, to the whole of its process group, as a terminal does.
+fn forward(program: Pid, session: Session, signal: i32) -> nix::Result<()> {
+    let Ok(signal) = Signal::try_from(signal) else {
+        return Ok(());
+    };
+    let group = matches!(
+        signal,
+        Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT | Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGTSTP
+    );
+    let target = if group && session == Session::Own {
+        Pid::from_raw(-program.as_raw())
+    } else {
+        program
+    };
+    match kill(target, signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}

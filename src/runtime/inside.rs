@@ -1,0 +1,212 @@
+//! Paths inside a root folder, whose symbolic links are the image's and must never lead out of it.
+//!
+//! One component at a time, with the folders passed so far held open: an absolute link starts again at the root,
+//! `..` of the root is the root, and the text of a link under `/proc` is a text like any other. Works on every kernel,
+//! unlike `openat2`, and tells what is missing.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// As many as the kernel follows.
+const LINKS: usize = 40;
+
+/// Folder or anything else: the two kinds of mount point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Folder,
+    File,
+}
+
+/// Where a path leads.
+pub struct Found {
+    /// `O_PATH` of the deepest part that exists.
+    pub fd: OwnedFd,
+    pub kind: Kind,
+    /// The path of `fd` without symbolic links, as seen inside.
+    pub existing: PathBuf,
+    /// What would have to be made below it; empty when all is there.
+    pub missing: Vec<OsString>,
+}
+
+impl Found {
+    /// The whole path without symbolic links.
+    pub fn path(&self) -> PathBuf {
+        self.missing.iter().fold(self.existing.clone(), |path, name| path.join(name))
+    }
+}
+
+/// Follows `path` (absolute or relative to the root) from `root`, a folder opened with `O_PATH` or for reading.
+pub fn find(root: BorrowedFd<'_>, path: &Path) -> nix::Result<Found> {
+    let mut todo: VecDeque<OsString> = names(path).collect();
+    let mut passed: Vec<(OwnedFd, OsString)> = Vec::new();
+    let mut missing: Vec<OsString> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = todo.pop_front() {
+        if name == ".." {
+            if missing.pop().is_none() {
+                passed.pop();
+            }
+            continue;
+        }
+        if !missing.is_empty() {
+            missing.push(name);
+            continue;
+        }
+        let here = passed.last().map_or(root, |(fd, _)| fd.as_fd());
+        let next = match openat(here, name.as_os_str(), HANDLE, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => {
+                missing.push(name);
+                continue;
+            }
+            Err(errno) => return Err(errno),
+        };
+        if file_type(&next)? == SFlag::S_IFLNK {
+            links += 1;
+            if links > LINKS {
+                return Err(Errno::ELOOP);
+            }
+            let text = PathBuf::from(readlinkat(&next, c"")?);
+            if text.is_absolute() {
+                passed.clear();
+            }
+            for name in names(&text).collect::<Vec<_>>().into_iter().rev() {
+                todo.push_front(name);
+            }
+        } else {
+            passed.push((next, name));
+        }
+    }
+    let existing = Path::new("/").join(passed.iter().map(|(_, name)| name).collect::<PathBuf>());
+    let fd = match passed.pop() {
+        Some((fd, _)) => fd,
+        None => openat(root, c".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?,
+    };
+    let kind = kind(&fd)?;
+    if kind == Kind::File && !missing.is_empty() {
+        return Err(Errno::ENOTDIR);
+    }
+    Ok(Found {
+        fd,
+        kind,
+        existing,
+        missing,
+    })
+}
+
+/// Makes what is missing of `found`: folders, and at the end what `kind` says, empty. Returns the end's `O_PATH`.
+pub fn make(found: Found, kind: Kind) -> nix::Result<OwnedFd> {
+    if found.missing.is_empty() && found.kind != kind {
+        return Err(if kind == Kind::Folder { Errno::ENOTDIR } else { Errno::EISDIR });
+    }
+    let mut here = found.fd;
+    let last = found.missing.len().saturating_sub(1);
+    for (i, name) in found.missing.iter().enumerate() {
+        let name = name.as_os_str();
+        if kind == Kind::File && i == last {
+            openat(
+                &here,
+                name,
+                OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+                Mode::from_bits_truncate(0o644),
+            )?;
+        } else {
+            match mkdirat(&here, name, Mode::from_bits_truncate(0o755)) {
+                // Two containers may share a writable bind.
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        here = openat(&here, name, HANDLE, Mode::empty())?;
+    }
+    Ok(here)
+}
+
+/// The kind of what `fd` refers to.
+pub fn kind(fd: impl AsFd) -> nix::Result<Kind> {
+    Ok(if file_type(fd)? == SFlag::S_IFDIR {
+        Kind::Folder
+    } else {
+        Kind::File
+    })
+}
+
+/// The file type bits of what `fd` refers to.
+pub fn file_type(fd: impl AsFd) -> nix::Result<SFlag> {
+    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode & SFlag::S_IFMT.bits()))
+}
+
+/// The components that matter: names and `..`.
+fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::new("..").to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("root/usr/lib")).unwrap();
+        fs::create_dir(folder.path().join("outside")).unwrap();
+        fs::write(folder.path().join("outside/secret"), "s").unwrap();
+        fs::write(folder.path().join("root/file"), "f").unwrap();
+        let root = folder.path().join("root");
+        symlink("usr/lib", root.join("lib")).unwrap();
+        symlink("/usr", root.join("absolute")).unwrap();
+        symlink("../../../outside", root.join("up")).unwrap();
+        symlink(folder.path().join("outside"), root.join("out")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        symlink("/run/nothing", root.join("dangling")).unwrap();
+        let fd = nix::fcntl::open(&root, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        (folder, fd)
+    }
+
+    fn end(root: &OwnedFd, path: &str) -> (String, usize) {
+        let found = find(root.as_fd(), Path::new(path)).unwrap();
+        (found.path().display().to_string(), found.missing.len())
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_root_only() {
+        let (folder, root) = root();
+        assert_eq!(end(&root, "/lib"), ("/usr/lib".into(), 0));
+        assert_eq!(end(&root, "/absolute/lib/.."), ("/usr".into(), 0));
+        assert_eq!(end(&root, "/"), ("/".into(), 0));
+        assert_eq!(end(&root, "/../../usr"), ("/usr".into(), 0));
+        assert_eq!(end(&root, "/up/secret"), ("/outside/secret".into(), 2));
+        let inside = folder.path().join("outside").display().to_string();
+        let (path, missing) = end(&root, "/out/secret");
+        assert_eq!(path, format!("{inside}/secret"));
+        assert!(missing >= 2, "nothing of the host's path is taken for the image's");
+        assert_eq!(end(&root, "/dangling"), ("/run/nothing".into(), 2));
+        assert_eq!(end(&root, "/no/../usr"), ("/usr".into(), 0));
+        assert!(matches!(find(root.as_fd(), Path::new("/loop")), Err(Errno::ELOOP)));
+        assert!(matches!(find(root.as_fd(), Path::new("/file/x")), Err(Errno::ENOTDIR)));
+    }
+
+    #[test]
+    fn what_is_missing_is_made_inside() {
+        let (folder, root) = root();
+        make(find(root.as_fd(), Path::new("/up/new/leaf")).unwrap(), Kind::File).unwrap();
+        assert!(folder.path().join("root/outside/new/leaf").is_file());
+        assert!(!folder.path().join("outside/new").exists());
+        let clash = |path: &str, kind| make(find(root.as_fd(), Path::new(path)).unwrap(), kind).unwrap_err();
+        assert_eq!(clash("/file", Kind::Folder), Errno::ENOTDIR);
+        assert_eq!(clash("/usr", Kind::File), Errno::EISDIR);
+    }
+}

@@ -1,0 +1,54 @@
+//! Containers without root and without anything installed: namespaces, `pivot_root`, bind mounts.
+//!
+//! Knows no workflow and no registry. Policy fills a [`Container`]; an ordered list of steps is computed from it
+//! (`mounts`, pure) and executed by `enter`. The only unsafe code of the crate is `sys`: thin wrappers of system calls.
+//!
+//! ```text
+//! parent (any process, any thread)        spawn      waits for messages on a socket
+//!  └─ dvrun __enter 3                     monitor    one thread; passes signals on; dies with the parent
+//!      ├─ the image's server            fuse       only for an image that is one file; dies with the monitor
+//!      └─ PID 1 of the namespaces         init       makes the container, reaps; dies with the monitor
+//!          └─ the program                            dies with PID 1
+//! ```
+//!
+//! A failure before the program runs comes back as a [`RuntimeError`]; the program's own end as an [`Exit`].
+
+mod attributes;
+mod container;
+mod enter;
+mod error;
+mod exit;
+mod forbidden;
+mod fuse;
+mod host;
+mod identity;
+mod init;
+mod inside;
+mod kernel;
+mod launch;
+mod monitor;
+mod mounts;
+mod program;
+mod root;
+mod scif;
+mod serve;
+mod spawn;
+mod sys;
+mod terminal;
+mod unpack;
+mod wire;
+
+pub use container::{Container, ImageAccess, Mount, Root, Writable};
+pub use error::{Os, RuntimeError};
+pub use exit::{Exit, Status, Usage};
+pub use forbidden::Forbidden;
+pub use host::spawn_host;
+pub use kernel::Kernel;
+pub use launch::{DEFAULT_PATH, LaunchError, entrypoint, environment, script};
+pub use monitor::reenter;
+pub use nix::sys::signal::Signal;
+pub use program::{NoProgram, find_program};
+pub use scif::{App, AppError, app, apps};
+pub use serve::best_image_access;
+pub use spawn::{Running, Stdio, Stream, spawn, spawn_on_terminal, spawn_with};
+pub use terminal::{Raw, Terminal, size_of};

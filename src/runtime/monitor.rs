@@ -1,0 +1,220 @@
+//! The re-executed binary: one thread, outside the namespaces, between the parent and the container's first process.
+//!
+//! It lives as long as both: when the parent dies, the socket closes and it kills the container; when it dies itself,
+//! the kernel kills the container's first process, and with that all of the PID namespace.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{IsTerminal, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getgid, getpgrp, getuid, pipe2, tcgetpgrp, tcsetpgrp};
+
+use super::enter::{self, Ids};
+use super::error::RuntimeError;
+use super::exit::{Exit, Status, Usage};
+use super::init;
+use super::serve::{self, Keeper};
+use super::sys::{self, Fate, Side};
+use super::wire::{self, CONTROL_FD, Message, SPEC_FD, Spec};
+
+/// The hidden argument that makes the binary a monitor.
+pub const ARGUMENT: &str = "__enter";
+
+/// Does the monitor's work when `args` (with the program's name) are those of a monitor. Must be called first of all in
+/// `main`, before any thread exists.
+pub fn reenter(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    if args.nth(1)? != ARGUMENT {
+        return None;
+    }
+    Some(match monitor() {
+        Ok(code) => code,
+        // Started by hand, or the parent is gone: there is nobody to tell.
+        Err(_) => ExitCode::from(3),
+    })
+}
+
+fn monitor() -> nix::Result<ExitCode> {
+    sys::close_from(CONTROL_FD + 1, Fate::Closed)?;
+    let control = sys::inherited(CONTROL_FD)?;
+    let spec = File::from(sys::inherited(SPEC_FD)?);
+    match supervise(spec, &control) {
+        Ok(code) => Ok(code),
+        Err(error) => {
+            wire::report(&control, &Message::Failed(error));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError> {
+    let setup = RuntimeError::setup;
+    let unreadable = |_| RuntimeError::invalid("the description cannot be read");
+    spec.rewind().map_err(unreadable)?;
+    let spec: Spec = serde_json::from_reader(std::io::BufReader::new(spec)).map_err(|error| RuntimeError::invalid(error.to_string()))?;
+
+    // Every signal becomes something to read, for the first process as well.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(setup("blocking signals"))?;
+    let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(setup("signalfd"))?;
+    let ids = Ids {
+        uid: getuid(),
+        gid: getgid(),
+    };
+    let session = match [
+        std::io::stdin().is_terminal(),
+        std::io::stdout().is_terminal(),
+        std::io::stderr().is_terminal(),
+    ] {
+        [false, false, false] => init::Session::Own,
+        _ => init::Session::Callers,
+    };
+    let foreground = Foreground::held();
+    let (view, mut keeper) = serve::image(&spec.container, ids, control)?;
+    let (alive, life) = pipe2(OFlag::O_CLOEXEC).map_err(setup("pipe"))?;
+    let side = sys::fork_into_namespaces().map_err(|errno| enter::refused(errno, "making namespaces"))?;
+    let first = match side {
+        Side::Child => {
+            drop(life);
+            init::run(&spec, ids, session, view, control, alive, signals)
+        }
+        Side::Parent(first) => first,
+    };
+    drop((alive, view, spec));
+    // A pipe that the program closes is to be closed, and no folder is to be kept busy.
+    release_caller();
+    let end = watch(first, &mut keeper, control, &signals).map_err(setup("waiting for the container"))?;
+    drop(life);
+    if let Some(foreground) = foreground {
+        foreground.take_back();
+    }
+    keeper.end()?;
+    Ok(match end {
+        Status::Exited(code) => ExitCode::from(code as u8),
+        Status::Signaled(_) => {
+            // It could not report itself.
+            wire::report(
+                control,
+                &Message::Ended(Exit {
+                    status: end,
+                    usage: usage(),
+                }),
+            );
+            ExitCode::from(end.code() as u8)
+        }
+    })
+}
+
+/// The caller's terminal, when the caller's process group is the one in front of it.
+struct Foreground(OwnedFd);
+
+impl Foreground {
+    fn held() -> Option<Foreground> {
+        let stdin = std::io::stdin();
+        let mine = tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp());
+        mine.then(|| stdin.as_fd().try_clone_to_owned().ok().map(Foreground)).flatten()
+    }
+
+    /// A shell in the container puts itself in front and cannot name the caller's group when it ends: without this the
+    /// caller would be stopped as soon as it reads. SIGTTOU is blocked here.
+    fn take_back(self) {
+        // A terminal that hung up has no front.
+        tcsetpgrp(&self.0, getpgrp()).unwrap_or_default();
+    }
+}
+
+/// Lets go of the standard streams and of the working directory.
+pub fn release_caller() {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let released = null.map_err(|_| Errno::ENODEV).and_then(|null| {
+        nix::unistd::dup2_stdin(&null)?;
+        nix::unistd::dup2_stdout(&null)?;
+        nix::unistd::dup2_stderr(&null)?;
+        nix::unistd::chdir("/")
+    });
+    debug_assert!(released.is_ok(), "{released:?}");
+}
+
+/// Passes signals on until the first process ends; kills it when the parent is gone.
+fn watch(first: Pid, keeper: &mut Keeper, control: &OwnedFd, signals: &SignalFd) -> nix::Result<Status> {
+    loop {
+        let mut ready = [
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let asked = ready[0].any().unwrap_or(false);
+        while let Some(info) = signals.read_signal()? {
+            if info.ssi_signo == libc::SIGCHLD as u32 {
+                if let Some(end) = ended(first, WaitPidFlag::WNOHANG)? {
+                    return Ok(end);
+                }
+                if keeper.is_lost()? {
+                    // Nothing of the image can be read any more.
+                    pass(first, libc::SIGKILL)?;
+                }
+            } else if !from_terminal(&info) {
+                pass(first, info.ssi_signo as i32)?;
+            }
+        }
+        if asked {
+            let mut byte = [0];
+            match recv(control.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) | Err(Errno::ECONNRESET) => {
+                    pass(first, libc::SIGKILL)?;
+                    return Ok(ended(first, WaitPidFlag::empty())?.unwrap_or(Status::Signaled(libc::SIGKILL)));
+                }
+                Ok(_) => pass(first, i32::from(byte[0]))?,
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+/// Whether the terminal sent a signal to its whole foreground group: then the program got it, or was not meant to.
+fn from_terminal(info: &siginfo) -> bool {
+    info.ssi_code == libc::SI_KERNEL
+}
+
+fn pass(first: Pid, signal: i32) -> nix::Result<()> {
+    match Signal::try_from(signal).and_then(|signal| kill(first, signal)) {
+        // Ended a moment ago, or not a signal that can be sent on.
+        Ok(()) | Err(Errno::ESRCH | Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn ended(first: Pid, flags: WaitPidFlag) -> nix::Result<Option<Status>> {
+    loop {
+        return match waitpid(first, Some(flags)) {
+            Ok(WaitStatus::Exited(_, code)) => Ok(Some(Status::Exited(code))),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(Status::Signaled(signal as i32))),
+            Ok(_) => Ok(None),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno),
+        };
+    }
+}
+
+/// What the children waited for have used; without their wall time.
+pub fn usage() -> Usage {
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN).expect("RUSAGE_CHILDREN is always valid");
+    let micros = |time: nix::sys::time::TimeVal| time.tv_sec() as u64 * 1_000_000 + time.tv_usec() as u64;
+    Usage {
+        wall: std::time::Duration::ZERO,
+        cpu: std::time::Duration::from_micros(micros(used.user_time()) + micros(used.system_time())),
+        max_rss: used.max_rss() as u64 * 1024,
+    }
+}

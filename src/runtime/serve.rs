@@ -1,0 +1,220 @@
+//! How an image becomes a folder: decided by the monitor, done by it and by the first process.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::container::{Container, ImageAccess, Root};
+use super::enter::Ids;
+use super::error::RuntimeError;
+use super::fuse::{self, Handover, Owner};
+use super::unpack::{self, Copy};
+use crate::squashfs::Squashfs;
+
+/// What the first process has to open, inside the namespaces.
+pub enum View {
+    Folder(PathBuf),
+    /// A mount of the image in the namespace's own user namespace, answered by the server behind `server`.
+    Fuse {
+        file: PathBuf,
+        owner: Owner,
+        server: Handover,
+    },
+}
+
+/// What the monitor keeps for as long as the container lives.
+#[derive(Default)]
+pub struct Keeper {
+    server: Option<Pid>,
+    copy: Option<Copy>,
+}
+
+/// A folder that every host has, on which nothing of a container's depends: the image is mounted on it until it lies where
+/// it belongs.
+const QUIET: &str = "/proc/fs";
+
+/// Decompressed blocks that a server keeps, in bytes: the kernel itself caches what programs read.
+const CACHE: usize = 64 << 20;
+
+/// Prepares the container's image. The caller must have one thread.
+pub fn image(container: &Container, ids: Ids, control: &OwnedFd) -> Result<(View, Keeper), RuntimeError> {
+    let (file, offset, access, scratch) = match &container.root {
+        Root::Folder(folder) => return Ok((View::Folder(folder.clone()), Keeper::default())),
+        Root::Squashfs {
+            file,
+            offset,
+            access,
+            scratch,
+        } => (file, *offset, *access, scratch),
+    };
+    let opened = File::open(file).map_err(|error| RuntimeError::Root {
+        path: file.clone(),
+        source: (&error).into(),
+    })?;
+    let again = opened.try_clone().map_err(|error| RuntimeError::Root {
+        path: file.clone(),
+        source: (&error).into(),
+    })?;
+    let image = Squashfs::open(again, offset, CACHE).map_err(|error| unusable(file, &error, error.hint()))?;
+    let access = match access {
+        ImageAccess::Auto => best_image_access().0,
+        chosen => chosen,
+    };
+    if access == ImageAccess::Extract {
+        let hint = "the folder for it is `scratch` in the configuration, or TMPDIR";
+        let copy = unpack::obtain(&image, &opened, offset, scratch).map_err(|error| unusable(file, &error, Some(hint.to_owned())))?;
+        let view = View::Folder(copy.folder.clone());
+        let copy = Some(copy);
+        return Ok((view, Keeper { copy, server: None }));
+    }
+    drop(opened);
+    let owner = match container.as_root {
+        true => Owner { uid: 0, gid: 0 },
+        false => Owner {
+            uid: ids.uid.as_raw(),
+            gid: ids.gid.as_raw(),
+        },
+    };
+    let (pid, server) = fuse::start(image, owner, control).map_err(RuntimeError::setup("starting the image's server"))?;
+    let file = file.clone();
+    Ok((
+        View::Fuse { file, owner, server },
+        Keeper {
+            server: Some(pid),
+            copy: None,
+        },
+    ))
+}
+
+fn unusable(file: &Path, error: &dyn std::error::Error, hint: Option<String>) -> RuntimeError {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    RuntimeError::Image {
+        path: file.to_owned(),
+        reason,
+        hint,
+    }
+}
+
+/// What [`ImageAccess::Auto`] means on this host for the caller, and why.
+pub fn best_image_access() -> (ImageAccess, String) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    if !is_at_least(release, (4, 18)) {
+        let why = format!("Linux {release} does not let ordinary users mount FUSE; 4.18 does");
+        return (ImageAccess::Extract, why);
+    }
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => (ImageAccess::Fuse, "/dev/fuse can be used".to_owned()),
+        Err(error) => (ImageAccess::Extract, format!("/dev/fuse cannot be used: {error}")),
+    }
+}
+
+fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= wanted
+}
+
+impl View {
+    /// Opens the image's root with `O_PATH`.
+    pub fn open(&self) -> Result<OwnedFd, RuntimeError> {
+        let path = match self {
+            View::Folder(folder) => folder.as_path(),
+            View::Fuse { file, owner, server } => {
+                let device = fuse::mount(Path::new(QUIET), *owner).map_err(|errno| RuntimeError::Fuse {
+                    path: file.clone(),
+                    source: errno.into(),
+                })?;
+                server.give(&device).map_err(RuntimeError::setup("telling the image's server"))?;
+                Path::new(QUIET)
+            }
+        };
+        open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| RuntimeError::Root {
+            path: path.to_owned(),
+            source: errno.into(),
+        })
+    }
+
+    /// Takes away what [`View::open`] mounted, once the image lies where it belongs.
+    pub fn close(&self) -> nix::Result<()> {
+        match self {
+            View::Folder(_) => Ok(()),
+            View::Fuse { .. } => umount2(QUIET, MntFlags::MNT_DETACH),
+        }
+    }
+}
+
+impl Keeper {
+    /// Whether the server has ended, so that the container must.
+    pub fn is_lost(&mut self) -> nix::Result<bool> {
+        let lost = match self.server {
+            None => false,
+            Some(server) => gone(server, WaitPidFlag::WNOHANG)?,
+        };
+        if lost {
+            // Its number may be another's from now on.
+            self.server = None;
+        }
+        Ok(lost)
+    }
+
+    /// Ends what the container needed.
+    pub fn end(self) -> Result<(), RuntimeError> {
+        if let Some(server) = self.server {
+            kill(server, Signal::SIGKILL)
+                .and_then(|()| gone(server, WaitPidFlag::empty()))
+                .map_err(RuntimeError::setup("ending the image's server"))?;
+        }
+        match self.copy {
+            None => Ok(()),
+            Some(copy) => copy.release().map_err(|error| RuntimeError::Setup {
+                what: error.to_string(),
+                source: std::error::Error::source(&error)
+                    .and_then(|source| source.downcast_ref::<std::io::Error>())
+                    .map_or(Errno::EIO.into(), Into::into),
+            }),
+        }
+    }
+}
+
+fn gone(process: Pid, flags: WaitPidFlag) -> nix::Result<bool> {
+    loop {
+        return match waitpid(process, Some(flags)) {
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => Ok(true),
+            Ok(_) => Ok(false),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_linux() {
+        for (release, good) in [
+            ("6.18.44-fc", true),
+            ("4.18.0-553.el8_10.x86_64", true),
+            ("4.17.99", false),
+            ("3.10.0-1160.el7", false),
+            ("", false),
+        ] {
+            assert_eq!(is_at_least(release, (4, 18)), good, "{release}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The system calls that have no safe wrapper elsewhere, each as one small safe function: the only unsafe code of the
+//! runtime.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+type Result<T> = nix::Result<T>;
+
+/// Which side of a fork this is.
+pub enum Side {
+    Parent(Pid),
+    Child,
+}
+
+/// Takes over a descriptor that this process was started with.
+pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_GETFD touches no memory and tells whether the number is an open descriptor.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and at this point of a fresh process nothing else of it can own it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Forks into new user, mount, PID, IPC and UTS namespaces. The caller must have one thread.
+pub fn fork_into_namespaces() -> Result<Side> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with no stack given this is a fork; the process has one thread, so that no lock is
+    // held by a thread that the child lacks. The four other arguments are unused by these flags, in any order.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0usize, 0usize, 0usize, 0usize) };
+    side(pid as libc::c_long)
+}
+
+/// Forks. The caller must have one thread.
+pub fn fork() -> Result<Side> {
+    // SAFETY: the process has one thread, so that the child may call anything.
+    side(libc::c_long::from(unsafe { libc::fork() }))
+}
+
+fn side(pid: libc::c_long) -> Result<Side> {
+    match Errno::result(pid)? {
+        0 => Ok(Side::Child),
+        pid => Ok(Side::Parent(Pid::from_raw(pid as libc::pid_t))),
+    }
+}
+
+/// Whether a mount's attributes reach those mounted below it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    One,
+    All,
+}
+
+/// Sets `MOUNT_ATTR_*` on the mount at `fd`. ENOSYS before Linux 5.12.
+pub fn set_mount_attributes(fd: impl AsFd, attributes: u64, depth: Depth) -> Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if depth == Depth::All { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: an empty C string, and a structure of the size that is given with it, both alive during the call.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// What becomes of descriptors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Closed,
+    ClosedOnExec,
+}
+
+/// Closes, now or at exec, every descriptor from `first` on. The caller must own none of them any more (`Closed`).
+pub fn close_from(first: RawFd, fate: Fate) -> Result<()> {
+    let flags = match fate {
+        Fate::Closed => 0,
+        Fate::ClosedOnExec => libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+    };
+    // SAFETY: no memory is passed; the function's contract keeps owned descriptors out.
+    match Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) }) {
+        Ok(_) => return Ok(()),
+        // Linux before 5.9; before 5.11 for the flag.
+        Err(Errno::ENOSYS | Errno::EINVAL) => {}
+        Err(errno) => return Err(errno),
+    }
+    let open = std::fs::read_dir("/proc/self/fd").map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let numbers: Vec<RawFd> = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd >= first)
+        .collect();
+    for fd in numbers {
+        // SAFETY: as above. The folder's own descriptor is closed by now: EBADF is of no interest.
+        unsafe {
+            match fate {
+                Fate::Closed => libc::close(fd),
+                Fate::ClosedOnExec => libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Leaves this process, and all that it will execute, no capabilities but those of `keep` (bit n is capability n).
+pub fn drop_capabilities(keep: u64) -> Result<()> {
+    for capability in 0..64 {
+        if keep & (1 << capability) != 0 {
+            continue;
+        }
+        // SAFETY: prctl with plain numbers.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) }) {
+            Ok(_) => {}
+            // Past the last capability that this kernel knows.
+            Err(Errno::EINVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) })?;
+
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header {
+        version: 0x2008_0522, // _LINUX_CAPABILITY_VERSION_3: two words of 32 capabilities
+        pid: 0,
+    };
+    let word = |bits: u64| Data {
+        effective: bits as u32,
+        permitted: bits as u32,
+        inheritable: 0,
+    };
+    let data = [word(keep & 0xffff_ffff), word(keep >> 32)];
+    // SAFETY: both structures are laid out as capset(2) says and alive during the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// A session keyring of its own, so that keys of the caller's session are out of reach.
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) }).map(drop)
+}
+
+/// Makes the terminal at `fd` the controlling one of this session, whose leader the caller must be.
+pub fn control_terminal(fd: impl AsFd) -> Result<()> {
+    // SAFETY: the argument is a plain number.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// The size of the terminal at `fd`, in characters: rows, columns.
+pub fn window_size(fd: impl AsFd) -> Result<(u16, u16)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the structure that the request fills, alive during the call.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// Gives the terminal at `fd` a size; its foreground process group gets SIGWINCH when it is another.
+pub fn set_window_size(fd: impl AsFd, (rows, columns): (u16, u16)) -> Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the structure that the request reads, alive during the call.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
+}
+
+/// Every signal's disposition back to the default: dispositions that are "ignore" survive exec.
+pub fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is no handler. SIGKILL, SIGSTOP and the C library's own signals refuse, rightly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// `execve`; returns only to say why not.
+pub fn execute(program: &CString, argv: &[CString], env: &[CString]) -> Errno {
+    match nix::unistd::execve(program, argv, env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+/// Ends this process at once, without the destructors and buffers that it shares with its parent.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}

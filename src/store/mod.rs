@@ -1,0 +1,33 @@
+//! The content-addressed store under the cache folder (`DVRUN_CACHE`, or the XDG cache folder's `dvrun`).
+//!
+//! ```text
+//! v1/                              the layout's version: another layout is another folder
+//! ├── blobs/sha256/ab/abcd…        verified bytes: manifests, configs, layers, data files (mode 0444)
+//! ├── images/sha256-abcd…/         one converted image, named by its manifest's digest
+//! │   ├── rootfs/
+//! │   └── image.json               source, config: written last, so that it marks a whole image
+//! ├── data/sha256-abcd…/           one data set, named by its identity: files hard-linked from blobs
+//! ├── tags/                        tag → digest, with the time it was asked
+//! ├── partial/                     downloads in progress, resumed by the next process
+//! ├── scratch/                     conversions in progress; each folder is locked by its owner, and swept when it is not
+//! └── locks/                       one file a piece of work: two processes do it once
+//! ```
+
+mod blobs;
+mod error;
+mod folder;
+mod images;
+mod locks;
+mod prune;
+mod remove;
+mod scratch;
+mod tags;
+
+pub use error::StoreError;
+pub use folder::Store;
+pub use images::{ImageDraft, ImageInfo, StoredImage, StoredLayer};
+pub use locks::Guard;
+pub use prune::{Prune, Space};
+pub use remove::remove_tree;
+pub use scratch::Scratch;
+pub use tags::Tag;

@@ -1,0 +1,152 @@
+//! Folders for work in progress: each belongs to one process, and to nobody when that is dead.
+//!
+//! `scratch/NAME/` is owned by whoever holds the lock on `scratch/NAME.lock`. The lock's file is made before the folder and
+//! removed after it, so a folder whose lock is free, or that has none, is a dead process's.
+
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::{Store, StoreError, remove_tree};
+
+/// A folder of this process; deleted when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    lock_path: PathBuf,
+    /// Held as long as the folder is wanted.
+    _lock: File,
+}
+
+impl Scratch {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be deleted now keeps its lock's file, and a later process sweeps it.
+        drop(remove_tree(&self.path).and_then(|()| fs::remove_file(&self.lock_path)));
+    }
+}
+
+impl Store {
+    /// A new, empty folder that only this user can enter, after sweeping what dead processes left.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn new_scratch(&self) -> Result<Scratch, StoreError> {
+        let folder = self.scratch();
+        fs::create_dir_all(&folder).map_err(StoreError::at("create", &folder))?;
+        self.sweep_scratch()?;
+        loop {
+            let name: String = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
+            let path = folder.join(format!("{}-{name}", std::process::id()));
+            let lock_path = path.with_extension("lock");
+            let lock = match File::options().write(true).create_new(true).open(&lock_path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                other => other.map_err(StoreError::at("create", &lock_path))?,
+            };
+            lock.lock().map_err(StoreError::at("lock", &lock_path))?;
+            // A sweeper may have been quicker than the lock, and taken the file for a dead process's.
+            if !is_at(&lock, &lock_path) {
+                continue;
+            }
+            let scratch = Scratch {
+                path,
+                lock_path,
+                _lock: lock,
+            };
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&scratch.path)
+                .map_err(StoreError::at("create", &scratch.path))?;
+            return Ok(scratch);
+        }
+    }
+
+    /// Deletes what processes that are no more left in the scratch folder. One sweeper at a time; the others go on without.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sweep_scratch(&self) -> Result<(), StoreError> {
+        let folder = self.scratch();
+        let Some(_sweeping) = self.try_lock("sweep")? else {
+            return Ok(());
+        };
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(StoreError::at("read", &folder))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(StoreError::at("read", &folder))?.path();
+            let (work, lock_path) = (path.with_extension(""), path.with_extension("lock"));
+            match File::options().write(true).open(&lock_path) {
+                Ok(lock) => match lock.try_lock() {
+                    // Held to the end of the removal, so that no owner can come between.
+                    Ok(()) => {
+                        remove_tree(&work).map_err(StoreError::at("remove", &work))?;
+                        remove_file(&lock_path)?;
+                    }
+                    Err(TryLockError::WouldBlock) => {}
+                    Err(TryLockError::Error(error)) => return Err(StoreError::at("lock", &lock_path)(error)),
+                },
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    remove_tree(&path).map_err(StoreError::at("remove", &path))?;
+                }
+                Err(error) => return Err(StoreError::at("open", &lock_path)(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(theirs)) => (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()),
+        _ => false,
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_dead_owners_folder_is_swept_and_a_living_ones_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let living = store.new_scratch().unwrap();
+        fs::write(living.path().join("work"), "x").unwrap();
+        // A dead process's: folder and lock file are there, the lock is free.
+        let dead = store.scratch().join("1-dead");
+        fs::create_dir_all(dead.join("sealed")).unwrap();
+        fs::write(dead.join("sealed/file"), "x").unwrap();
+        fs::set_permissions(dead.join("sealed"), fs::Permissions::from_mode(0o555)).unwrap();
+        fs::write(dead.with_extension("lock"), "").unwrap();
+        // And one that died between folder and lock file.
+        fs::create_dir(store.scratch().join("2-dead")).unwrap();
+
+        let second = store.new_scratch().unwrap();
+        assert!(living.path().join("work").exists());
+        assert!(!dead.exists() && !dead.with_extension("lock").exists());
+        assert!(!store.scratch().join("2-dead").exists());
+        drop((living, second));
+        assert_eq!(
+            fs::read_dir(store.scratch()).unwrap().count(),
+            0,
+            "owners clean up after themselves"
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The command line as a user meets it: what each command says where, and its exit code.
+
+mod golden;
+mod images;
+mod pipes;
+mod places;
+mod resuming;
+mod table;

@@ -1,0 +1,204 @@
+//! The engine on this machine: the built program with stages that need no container.
+
+use dvrun::state::{Outcome, RunDir};
+use dvrun::workflow::StageName;
+
+use crate::support::{Sandbox, finish};
+
+const FLOW: &str = "version: 1\nname: flow\nparams: {greeting: hello}\ndefaults: {image: none}\nstages:\n  \
+    a:\n    array: 3\n    outputs: [\"work/a${{ array.index }}\"]\n    run: |\n      echo ${{ array.index }} >>work/a.starts\n      \
+    if [ ${{ array.index }} = 1 ] && [ -e work/fail ]; then exit 3; fi\n      echo ${{ params.greeting }} ${{ array.index }} >work/a${{ array.index }}\n  \
+    b:\n    needs: [a]\n    outputs: [work/b]\n    run: \"echo >>work/b.starts; cat work/a0 work/a1 work/a2 >work/b\"\n  \
+    other:\n    outputs: [work/other]\n    run: \"echo >>work/other.starts; echo >work/other\"\n";
+
+fn flow(sandbox: &Sandbox) -> [usize; 3] {
+    ["a", "b", "other"].map(|stage| {
+        let path = sandbox.work().join(format!("work/{stage}.starts"));
+        std::fs::read_to_string(path).unwrap_or_default().lines().count()
+    })
+}
+
+#[test]
+fn the_failed_task_runs_again_in_its_own_run_and_what_waited_for_it_follows() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("flow.yaml", FLOW);
+    sandbox.write("work/fail", "");
+    finish(sandbox.dvrun().arg("run").arg(&file)).exits(1);
+    assert_eq!(flow(&sandbox), [3, 0, 1]);
+    std::fs::remove_file(sandbox.work().join("work/fail")).unwrap();
+    finish(sandbox.dvrun().args(["rerun", "b"]))
+        .exits(2)
+        .complains("needs a, which has not ended well");
+    finish(sandbox.dvrun().args(["rerun", "a/3"]))
+        .exits(2)
+        .complains("tasks 0 to 2, not 3");
+    finish(sandbox.dvrun().args(["rerun", "a/failed", "--memory", "64M"]))
+        .ok()
+        .complains("a/1 runs again");
+    assert_eq!(
+        (flow(&sandbox), sandbox.read("work/b")),
+        ([4, 1, 1], "hello 0\nhello 1\nhello 2\n".into())
+    );
+    let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+    assert_eq!(RunDir::list(&sandbox.work()).unwrap().len(), 1);
+    let a = StageName("a".into());
+    assert_eq!(run.records(&a).read_one(1).unwrap().unwrap().outcome, Outcome::Ok);
+    assert_eq!(run.plan().unwrap().stages[&a].stage.resources.memory.unwrap().to_string(), "64M");
+    finish(sandbox.dvrun().arg("status")).ok().says("done");
+    finish(sandbox.dvrun().args(["rerun", "a/failed"])).ok().complains("nothing to run");
+
+    finish(sandbox.dvrun().args(["rerun", "a/0"]))
+        .ok()
+        .complains("b used the earlier outputs");
+    assert_eq!(flow(&sandbox), [5, 1, 1]);
+    finish(sandbox.dvrun().args(["rerun", "a/0", "--downstream"])).ok();
+    assert_eq!(flow(&sandbox), [6, 2, 1]);
+}
+
+#[test]
+fn other_parameters_are_another_run_that_keeps_the_rest() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("flow.yaml", FLOW);
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    finish(sandbox.dvrun().args(["rerun", "a", "--set", "greeting=bye"])).ok();
+    assert_eq!(
+        (flow(&sandbox), sandbox.read("work/b")),
+        ([6, 2, 1], "bye 0\nbye 1\nbye 2\n".into())
+    );
+    assert_eq!(RunDir::list(&sandbox.work()).unwrap().len(), 2);
+    finish(sandbox.dvrun().args(["rerun", "a/1", "--set", "greeting=x"])).exits(2);
+    // What the newest run was told stays so.
+    finish(sandbox.dvrun().args(["rerun", "b", "--set", "greeting=bye", "--only"])).ok();
+    assert_eq!(
+        (flow(&sandbox), sandbox.read("work/b")),
+        ([6, 3, 1], "bye 0\nbye 1\nbye 2\n".into())
+    );
+}
+
+#[test]
+fn a_plain_number_of_retries_is_for_any_failure() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: flow\ndefaults: {image: none}\nstages:\n  a:\n    retry: 2\n    outputs: [work/a]\n    \
+         run: \"echo >>work/starts; [ $(wc -l <work/starts) = 3 ]; echo >work/a\"\n",
+    );
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    assert_eq!(sandbox.read("work/starts").lines().count(), 3);
+    let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+    assert_eq!(run.records(&StageName("a".into())).read_one(0).unwrap().unwrap().attempt, 2);
+}
+
+#[test]
+fn a_failure_is_explained_with_its_evidence_and_what_to_type_next() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("flow.yaml", FLOW.replace("exit 3;", "echo no luck >&2; exit 3;"));
+    sandbox.write("work/fail", "");
+    finish(sandbox.dvrun().arg("run").arg(&file)).exits(1);
+    let of_stage = finish(sandbox.dvrun().args(["explain", "a"])).ok();
+    let of_stage = of_stage
+        .says("a/1 (run ")
+        .says("failed: exit status 3")
+        .says("| no luck")
+        .says("next: dvrun logs a/1 --stderr");
+    assert_eq!(of_stage.stdout, finish(sandbox.dvrun().args(["explain", "a/1"])).ok().stdout);
+    finish(sandbox.dvrun().args(["explain", "a/0"])).ok().says("a/0 (run ").says(": ok");
+    finish(sandbox.dvrun().args(["explain", "b"]))
+        .ok()
+        .says("needs     a/1, which")
+        .says("next: dvrun explain a/1");
+    finish(sandbox.dvrun().args(["explain", "a/9"])).exits(2);
+    let json = finish(sandbox.dvrun().args(["explain", "a", "--json"])).ok().json();
+    assert_eq!(json["explanation"]["record"]["outcome"]["failed"]["exit"], 3);
+    let runs = finish(sandbox.dvrun().arg("runs")).ok().says("failed     local");
+    assert_eq!(runs.stdout.lines().count(), 1);
+}
+
+#[test]
+fn what_changed_is_named_back_to_its_root() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("flow.yaml", FLOW);
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    finish(sandbox.dvrun().args(["why", "b"])).ok().says("b does not run: done");
+    let why = finish(sandbox.dvrun().args(["why", "b", "--set", "greeting=bye"])).ok();
+    let why = why.says("b runs: needs `a`, which runs").says("a runs: changed");
+    assert!(why.stdout.contains("params.greeting      \"hello\" → \"bye\""), "{why}");
+    sandbox.write("flow.yaml", FLOW.replace("cat work/a0", "cat  work/a0"));
+    let why = finish(sandbox.dvrun().args(["why", "b"])).ok().says("command ");
+    assert!(!why.stdout.contains("needs.") && !why.stdout.contains("params"), "{why}");
+    std::fs::remove_file(sandbox.work().join("work/other")).unwrap();
+    finish(sandbox.dvrun().args(["why", "other"])).ok().says("an output is gone");
+    finish(sandbox.dvrun().args(["hold"])).exits(2);
+}
+
+#[test]
+fn a_run_in_the_background_is_waited_for_and_seen() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: flow\ndefaults: {image: none}\nstages:\n  a:\n    resources: {memory: 32G, cpus: 1}\n    outputs: [work/a]\n    \
+         run: \"while [ ! -e work/open ]; do sleep 0.1; done; echo >work/a\"\n"
+            .replace("32G", "1G"),
+    );
+    finish(sandbox.dvrun().args(["run", "--detach"]).arg(&file))
+        .ok()
+        .complains("goes on in process");
+    finish(sandbox.dvrun().arg("run").arg(&file))
+        .exits(2)
+        .complains("another dvrun is running");
+    finish(sandbox.dvrun().arg("status")).ok().says("active");
+    sandbox.write("work/open", "");
+    finish(sandbox.dvrun().arg("wait")).ok().says("done");
+    assert!(sandbox.read(".dvrun/detached.log").contains("ok"));
+    let used = finish(sandbox.dvrun().arg("efficiency")).ok().says("of 1G");
+    assert!(used.stdout.contains("a: resources: {memory: 64M} would be enough"), "{used}");
+    // Over before it began: said as though it had not been in the background.
+    finish(sandbox.dvrun().args(["run", "--detach"]).arg(&file))
+        .ok()
+        .complains("nothing to run");
+    finish(sandbox.dvrun().args(["run", "--detach", "no.yaml"])).exits(2);
+    sandbox.write("flow.yaml", "version: 1\nname: flow\nstages:\n  a: {image: none, run: exit 7}\n");
+    finish(sandbox.dvrun().args(["run", "--detach"]).arg(&file)).complains("");
+    finish(sandbox.dvrun().arg("wait")).exits(1);
+}
+
+#[test]
+fn an_allocation_is_the_budget() {
+    let sandbox = Sandbox::new();
+    let flow = "version: 1\nname: flow\ndefaults: {image: none, resources: {memory: 200M}}\nstages:\n  a: {run: \"true\"}\n";
+    let file = sandbox.write("flow.yaml", flow);
+    let inside = |memory: &str| {
+        let mut command = sandbox.dvrun();
+        command
+            .arg("run")
+            .arg(&file)
+            .envs([("SLURM_JOB_ID", "1"), ("SLURM_CPUS_ON_NODE", "1"), ("SLURM_MEM_PER_NODE", memory)]);
+        command
+    };
+    finish(&mut inside("100"))
+        .exits(3)
+        .complains("asks for 200M of memory, and this machine has 100M");
+    finish(&mut inside("300")).ok();
+}
+
+#[test]
+fn a_task_reads_its_part_of_the_plan() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("flow.yaml", FLOW);
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+    let (whole, b) = (run.plan().unwrap(), StageName("b".into()));
+    let part = run.plan_of(&b).unwrap();
+    assert_eq!(part.stages.keys().map(|name| name.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(
+        serde_json::to_value(&part.stages[&b]).unwrap(),
+        serde_json::to_value(&whole.stages[&b]).unwrap()
+    );
+    assert_eq!((&part.params, &part.dir), (&whole.params, &whole.dir));
+    let path = run.path().join("plan.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("\"version\": 1", "\"version\": 99", 1)).unwrap();
+    assert!(run.plan_of(&b).unwrap_err().to_string().contains("format 99"));
+    std::fs::write(&path, &text[..text.len() - 9]).unwrap();
+    assert!(run.plan_of(&b).is_err() && run.plan().is_err());
+}

@@ -1,0 +1,16 @@
+//! The one integration binary: each module tests one part of the program against real counterparts.
+
+mod support;
+
+mod cli;
+mod data;
+mod house;
+mod image;
+mod local;
+mod pipeline;
+mod registry;
+mod runtime;
+mod slurm;
+mod squashfs;
+mod tasks;
+mod workflow;

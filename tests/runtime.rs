@@ -1,0 +1,10 @@
+//! Containers, through the real binary, as an ordinary user.
+
+mod binds;
+mod care;
+mod confinement;
+mod fixture;
+mod image_files;
+mod programs;
+mod roots;
+mod terminals;

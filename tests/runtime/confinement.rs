@@ -1,0 +1,210 @@
+//! What a contained program must not be able to do.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
+
+use dvrun::runtime::{Container, Kernel, RuntimeError};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use super::fixture::*;
+
+/// As the caller and as root inside.
+fn both(container: Container) -> [Container; 2] {
+    let root = Container {
+        as_root: true,
+        ..container.clone()
+    };
+    [container, root]
+}
+
+/// Asserts that each command fails, and that none of them says anything on stdout.
+#[track_caller]
+fn assert_all_fail(container: &Container, commands: &[&str]) {
+    for container in both(container.clone()) {
+        for command in commands {
+            let mut container = container.clone();
+            container.argv[2] = (*command).to_owned();
+            let done = run(&container);
+            assert!(
+                done.code != 0 && done.out.is_empty(),
+                "`{command}` (root: {}): {done:?}",
+                container.as_root
+            );
+            assert!(!done.err.contains("not found"), "`{command}`: {}", done.err);
+        }
+    }
+}
+
+#[test]
+fn other_users_files_stay_theirs() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut container = fixture.shell("");
+    container.binds = vec![bind("/etc", "/host-etc")];
+    assert_all_fail(
+        &container,
+        &[
+            "cat /host-etc/shadow",
+            "echo x >> /host-etc/passwd",
+            "chmod 666 /host-etc/passwd",
+            "chown 0:0 /host-etc/hostname",
+            "touch /host-etc/x",
+            "mv /host-etc/passwd /host-etc/passwd.old",
+        ],
+    );
+    container.binds = vec![bind("/root", "/host-root")];
+    assert!(matches!(refused(&container), RuntimeError::BindSource { source, .. } if source.0 == libc::EACCES));
+}
+
+#[test]
+fn no_capability_is_left_and_none_can_be_had_again() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let none = "0000000000000000";
+    // chown, dac_override, fowner, fsetid, setgid, setuid: in the container's user namespace.
+    let few = "00000000000000db";
+    let script =
+        "while read -r name value; do case $name in Cap*|NoNewPrivs:) echo $name $value;; esac; done < /proc/self/status; ulimit -c";
+    for (container, held) in both(fixture.shell(script)).iter().zip([none, few]) {
+        assert_prints(
+            container,
+            &format!("CapInh: {none}\nCapPrm: {held}\nCapEff: {held}\nCapBnd: {held}\nCapAmb: {none}\nNoNewPrivs: 1\n0\n"),
+        );
+    }
+    assert_all_fail(
+        &fixture.shell(""),
+        &[
+            "unshare -U true",
+            "unshare -r true",
+            "unshare -m true",
+            "unshare -p true",
+            "mount -t tmpfs none /tmp",
+            "mount -t proc none /proc",
+            "mount -o bind / /tmp",
+            "mount -o remount,rw /",
+            "mount -o remount,rw,bind /proc/sys",
+            "umount /proc",
+            "umount -l /tmp",
+            "mknod /tmp/disk b 8 0",
+            "hostname other",
+            "chmod 4755 /bin/busybox",
+            "echo 100 > /proc/sys/user/max_user_namespaces",
+        ],
+    );
+}
+
+#[test]
+fn no_mount_honours_setuid_programs_or_devices() {
+    if !ready() {
+        return;
+    }
+    for fixture in [Fixture::new(), Fixture::complete()] {
+        for overlay in [true, false] {
+            for mount_attributes in [true, false] {
+                let mut container = fixture.container(&["cat", "/proc/self/mountinfo"]);
+                container.binds = vec![bind(fixture.host(), "/new"), bind_read_only("/etc", "/data")];
+                let done = run_with(
+                    &container,
+                    Kernel {
+                        overlay,
+                        mount_attributes,
+                        pivot_root: overlay,
+                    },
+                );
+                assert!(done.out.lines().count() > 15, "{done:?}");
+                for line in done.out.lines() {
+                    let fields: Vec<&str> = line.split(' ').collect();
+                    let (point, options) = (fields[4], fields[5]);
+                    let device = point.starts_with("/dev/") && point != "/dev/shm";
+                    assert!(options.contains("nosuid"), "{line}");
+                    assert!(options.contains("nodev") || device, "{line}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_host_cannot_be_reached_through_proc() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let secret = fixture.on_host("secret");
+    fs::write(&secret, "secret").unwrap();
+    let secret = secret.display();
+    symlink("/proc/1/root", fixture.root().join("escape")).unwrap();
+    let commands = [
+        format!("cat {secret}"),
+        format!("cat /proc/1/root{secret}"),
+        format!("cat /proc/1/cwd{secret}"),
+        format!("cat /escape{secret}"),
+        format!("cat /proc/self/root{secret}"),
+        format!("cat ../../../../..{secret}"),
+        "cat /proc/1/exe".to_owned(),
+        "echo x > /proc/1/exe".to_owned(),
+        "ls /proc/1/fd".to_owned(),
+        "cat /proc/1/environ".to_owned(),
+        "cat /proc/1/maps".to_owned(),
+        "head -c 1 /proc/1/mem".to_owned(),
+        "ls /proc/1/map_files/".to_owned(),
+        "ls -d /.old* /old* /mnt/old*".to_owned(),
+        format!("kill -0 {}", std::process::id()),
+        format!("ls /proc/{}", std::process::id()),
+    ];
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    assert_all_fail(&fixture.shell(""), &commands);
+    // Nor where the host's root could only be covered.
+    let covered = Kernel {
+        pivot_root: false,
+        ..Kernel::default()
+    };
+    let done = run_with(&fixture.shell(&commands.join("; ")), covered);
+    assert!(done.out.is_empty(), "{}", done.out);
+    let mounts = run_with(&fixture.shell("cat /proc/self/mountinfo; exec chroot / true"), covered);
+    assert!(mounts.out.lines().count() > 15 && mounts.code != 0, "{mounts:?}");
+    assert_eq!(mounts.out.lines().filter(|line| line.contains("/.. ")).count(), 0);
+}
+
+#[test]
+fn only_its_own_processes_can_be_seen() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    assert_prints(&fixture.shell("set -- /proc/[0-9]*; echo $#"), "2\n");
+    // To all that may be signalled: no one outside is among them.
+    let done = run(&fixture.shell("trap '' TERM; kill -TERM -1; kill -KILL 1; echo alive; kill -KILL 0"));
+    assert_eq!((done.code, done.out.as_str()), (137, "alive\n"));
+}
+
+#[test]
+fn no_descriptor_of_the_caller_leaks() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let leaky = File::open(fixture.host()).unwrap();
+    fcntl(leaky.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    // The third is the one that lists.
+    assert_prints(&fixture.container(&["ls", "/proc/self/fd"]), "0\n1\n2\n3\n");
+    drop(leaky);
+}
+
+#[test]
+fn nothing_of_the_callers_environment_or_umask_is_lost_or_leaked() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut container = fixture.shell("umask; touch /new/file; stat -c %a /new/file");
+    container.binds = vec![bind(fixture.host(), "/new")];
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::sys::stat::umask(before);
+    assert_prints(&container, &format!("{:04o}\n{:o}\n", before.bits(), 0o666 & !before.bits()));
+}

@@ -1,0 +1,25 @@
+//! Real servers, an ordinary user and fixtures for the tests.
+//!
+//! What a test needs and may not find here is a *lane*: [`lane`] says so aloud and the test returns, but under
+//! `CI=true` nothing may be absent. `tests/run` brings up all of it.
+
+mod checkout;
+pub mod faults;
+mod files;
+pub mod image;
+mod lanes;
+pub mod layers;
+mod process;
+mod registry;
+mod sandbox;
+mod valve;
+mod wait;
+
+pub use checkout::{binary, checkout};
+pub use files::FileServer;
+pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
+pub use process::{Running, dvrun, finish};
+pub use registry::Registry;
+pub use sandbox::Sandbox;
+pub use valve::Valve;
+pub use wait::wait_until;
