@@ -17,10 +17,11 @@ use super::machine;
 use super::prepare::{self, Selected};
 use super::settings::{Settings, THIS_PROGRAM};
 use super::show;
+use super::task::host_environment;
 use crate::engine::local::{self, Budget, Progress, Stop, Summary};
+use crate::engine::task::{Place, TimeLimit};
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Mode, RunDir};
-use crate::workflow::StageName;
 
 /// Run a workflow on this machine
 ///
@@ -177,18 +178,17 @@ fn execute(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings:
             }
         }
     });
-    let task = |stage: &StageName, index: u32, attempt: u32| {
-        let mut command = Command::new(THIS_PROGRAM);
-        command.arg("__task").arg(run.path()).arg(&stage.0).arg(index.to_string());
-        command
-            .args(["--attempt", &attempt.to_string()])
-            .arg("--scratch")
-            .arg(&settings.scratch);
-        command.stdin(Stdio::null());
-        command
+    let place = Place {
+        exe: THIS_PROGRAM.into(),
+        scratch: settings.scratch.clone(),
+        host: settings.host.clone(),
+        job: None,
+        own_job: None,
+        time_limit: TimeLimit::Here,
+        host_env: host_environment(settings),
     };
     let mut progress = |event: Progress| show::progress(run, plan, &event, global);
-    let summary = local::run(run, plan, budget, &task, &stops, &mut progress);
+    let summary = local::run(run, plan, budget, &place, &stops, &mut progress);
     handle.close();
     listener
         .join()

@@ -58,7 +58,6 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         exe: THIS_PROGRAM.into(),
         scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
         host: settings.host.clone(),
-        attempt: arguments.attempt.unwrap_or(restarts),
         time_limit: if job.is_some() { TimeLimit::Slurm } else { TimeLimit::Here },
         job,
         own_job,
@@ -68,6 +67,7 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         &run,
         &StageName(arguments.stage.clone()),
         arguments.index + arguments.offset,
+        arguments.attempt.unwrap_or(restarts),
         &place,
     )?;
     if in_job && !record.message.is_empty() {
@@ -98,7 +98,7 @@ fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool,
 }
 
 /// For stages of `image: none`: who the user is, where programs are, Slurm's own variables; nothing else.
-fn host_environment(settings: &Settings) -> Vec<(String, String)> {
+pub fn host_environment(settings: &Settings) -> Vec<(String, String)> {
     let mut variables = vec![
         (
             "PATH".to_owned(),

@@ -1,7 +1,7 @@
 //! What runs: the graph on this machine, or as SLURM jobs; and the inside of a task. Knows no registry.
 //!
-//! Both ways meet in [`task`]: a local task and a Slurm job each just run `dvrun __task RUN STAGE INDEX`, which checks
-//! what it needs, prepares its folders, runs the program and writes the exit record.
+//! Both ways meet in [`task`]: it prepares a task's folders, runs its program and judges its end. Under Slurm a job runs
+//! `dvrun __task RUN STAGE INDEX`, which also checks what the task needs; here [`local`] runs it on a thread of its own.
 
 mod efficiency;
 mod explain;
@@ -11,7 +11,6 @@ mod memory;
 mod outputs;
 mod overlap;
 mod previous;
-mod process;
 mod program;
 mod ready;
 pub mod rerun;
@@ -22,6 +21,7 @@ mod status;
 pub mod task;
 #[cfg(test)]
 mod testing;
+mod watch;
 
 pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};

@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 
 use super::memory::Kills;
 use super::outputs::{self, OutputError};
-use super::process::{Cause, End, Ended};
 use super::program;
 use super::slurm::{self, Ending, OwnJob};
+use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
 use crate::runtime::{AppError, LaunchError, Mount, Os, RuntimeError};
@@ -38,8 +38,6 @@ pub struct Place {
     pub job: Option<String>,
     /// Under Slurm: the job that may be put back into the queue.
     pub own_job: Option<OwnJob>,
-    /// From 0.
-    pub attempt: u32,
     pub time_limit: TimeLimit,
     /// The environment of a stage without a container.
     pub host_env: Vec<(String, String)>,
@@ -114,11 +112,12 @@ impl TaskError {
     }
 }
 
-/// Runs one task of `run` and gives its final record, which is written already.
+/// Runs one task of `run`, for the `attempt`th time (from 0), in a process of its own: the inside of a job. Gives its final
+/// record, which is written already.
 ///
 /// # Errors
 /// Only what keeps the record from being written: all else *is* the record.
-pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result<Record, TaskError> {
+pub fn run(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &Place) -> Result<Record, TaskError> {
     let plan = run.plan_of(stage)?;
     let planned = plan.stages.get(stage).filter(|planned| index < planned.stage.tasks());
     let planned = planned.ok_or_else(|| TaskError::NoSuchTask {
@@ -126,9 +125,76 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result
         index,
     })?;
     let records = run.records(stage);
-    let mut record = Record {
+    if !planned.stage.always
+        && let Some(parent) = failed_parent(run, &plan, &planned.stage, index)?
+    {
+        let record = Record {
+            outcome: Outcome::UpstreamFailed,
+            ended: Some(now()),
+            message: format!("{parent} did not end well"),
+            ..begun(attempt, place)
+        };
+        records.write(index, &record).map_err(TaskError::Record)?;
+        return Ok(record);
+    }
+    let watch = Watch::new();
+    let task = Numbered { index, attempt };
+    let record = attended(&watch, || once(run, &plan, &planned.stage, task, &records, place, &watch));
+    let mut record = record.map_err(TaskError::Supervise)?.map_err(TaskError::Record)?;
+    if let Some(job) = &place.own_job
+        && retries(&planned.stage.retry, &record)
+    {
+        record.message = try_again(&records, index, &record, &retry_resources(&planned.stage, attempt + 1), job)?;
+        if record.message.is_empty() {
+            return Ok(record);
+        }
+    }
+    records.write(index, &record).map_err(TaskError::Record)?;
+    Ok(record)
+}
+
+/// Which task of a stage, and for which time (from 0).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbered {
+    pub index: u32,
+    pub attempt: u32,
+}
+
+/// Runs a task once whose needs are met. `records` says that it began; that it ended is for the caller to write.
+///
+/// # Errors
+/// A record that cannot be written.
+pub(super) fn once(
+    run: &RunDir,
+    plan: &Plan,
+    stage: &Stage,
+    task: Numbered,
+    records: &Records,
+    place: &Place,
+    watch: &Watch,
+) -> io::Result<Record> {
+    let mut record = begun(task.attempt, place);
+    records.write(task.index, &record)?;
+    match perform(run, plan, stage, task, place, watch) {
+        Ok((outcome, message, end)) => {
+            record.outcome = outcome;
+            record.message = message;
+            record.cpu = Some(end.ended.cpu.as_millis() as u64);
+            record.memory = Some(end.ended.memory);
+        }
+        Err(error) => {
+            record.outcome = Outcome::Broken;
+            record.message = with_causes(&error);
+        }
+    }
+    record.ended = Some(now());
+    Ok(record)
+}
+
+fn begun(attempt: u32, place: &Place) -> Record {
+    Record {
         outcome: Outcome::Running,
-        attempt: place.attempt,
+        attempt,
         host: place.host.clone(),
         pid: std::process::id(),
         job: place.job.clone(),
@@ -137,41 +203,7 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result
         cpu: None,
         memory: None,
         message: String::new(),
-    };
-    if !planned.stage.always
-        && let Some(parent) = failed_parent(run, &plan, &planned.stage, index)?
-    {
-        record.outcome = Outcome::UpstreamFailed;
-        record.message = format!("{parent} did not end well");
-    } else {
-        records.write(index, &record).map_err(TaskError::Record)?;
-        match attempt(run, &plan, &planned.stage, index, place) {
-            Ok((outcome, message, end)) => {
-                record = Record {
-                    outcome,
-                    message,
-                    cpu: Some(end.ended.cpu.as_millis() as u64),
-                    memory: Some(end.ended.memory),
-                    ..record
-                };
-            }
-            Err(error) => {
-                record.outcome = Outcome::Broken;
-                record.message = with_causes(&error);
-            }
-        }
     }
-    record.ended = Some(now());
-    if let Some(job) = &place.own_job
-        && retries(&planned.stage.retry, &record)
-    {
-        record.message = try_again(&records, index, &record, &retry_resources(&planned.stage, place.attempt + 1), job)?;
-        if record.message.is_empty() {
-            return Ok(record);
-        }
-    }
-    records.write(index, &record).map_err(TaskError::Record)?;
-    Ok(record)
 }
 
 /// Puts this job back into the queue. While it waits its record says that the task has not ended.
@@ -237,9 +269,16 @@ fn ended_badly(records: &Records, only: Option<u32>, count: u32) -> Result<bool,
 }
 
 /// From expansion to the program's end and its outputs.
-fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) -> Result<(Outcome, String, End), TaskError> {
+fn perform(
+    run: &RunDir,
+    plan: &Plan,
+    stage: &Stage,
+    Numbered { index, attempt }: Numbered,
+    place: &Place,
+    watch: &Watch,
+) -> Result<(Outcome, String, End), TaskError> {
     let mut task = plan::task(plan, &stage.name, index, run.path())?;
-    task.resources = retry_resources(stage, place.attempt);
+    task.resources = retry_resources(stage, attempt);
     outputs::remove(&task.outputs)?;
     let mounts = mounts(&task.binds)?;
     let logs = run.task_logs(&stage.name, index);
@@ -253,9 +292,9 @@ fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) 
     let end = match &task.image {
         Some(name) => {
             let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
-            program::in_container(&task, image, mounts, place, limit, stdout, stderr)?
+            program::in_container(&task, image, mounts, place, program::Supervision { watch, limit }, stdout, stderr)?
         }
-        None => program::on_host(&task, place, limit, stdout, stderr)?,
+        None => program::on_host(&task, place, program::Supervision { watch, limit }, &stdout, &stderr)?,
     };
     let (outcome, message) = match killed(&task, kills.since(), end, place) {
         Some(message) => (Outcome::OutOfMemory, message),
