@@ -9,6 +9,7 @@ use super::failure::{Failure, Outcome, exit};
 use super::settings::{Settings, THIS_PROGRAM};
 use crate::engine::slurm::{self, MemoryFlag, OwnJob};
 use crate::engine::task::{self, Place, TimeLimit};
+use crate::plan::PREPARE;
 use crate::state::{Journal, Outcome as TaskOutcome, RunDir};
 use crate::workflow::StageName;
 
@@ -62,7 +63,7 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         time_limit: if job.is_some() { TimeLimit::Slurm } else { TimeLimit::Here },
         job,
         own_job,
-        host_env: host_environment(settings),
+        host_env: host_environment(&arguments.stage, settings),
     };
     let record = task::run(
         &run,
@@ -97,8 +98,14 @@ fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool,
     Ok(slurm::given_up(&events, job_name, &stage, arguments.index + arguments.offset))
 }
 
-/// For stages of `image: none`: who the user is, where programs are, Slurm's own variables; nothing else.
-fn host_environment(settings: &Settings) -> Vec<(String, String)> {
+/// For stages of `image: none`: who the user is, where programs are, Slurm's own variables, what the profile sets and its
+/// modules; nothing else.
+fn host_environment(stage: &str, settings: &Settings) -> Vec<(String, String)> {
+    let profile = &settings.profile.slurm;
+    // What a module sets is for it to say; what this program itself needs to fetch (a proxy, certificates) is its own.
+    if stage == PREPARE || !profile.modules.is_empty() {
+        return env::vars().chain(for_steps()).collect();
+    }
     let mut variables = vec![
         (
             "PATH".to_owned(),
@@ -112,5 +119,16 @@ fn host_environment(settings: &Settings) -> Vec<(String, String)> {
         variables.push(("HOME".to_owned(), home.to_string_lossy().into_owned()));
     }
     variables.extend(env::vars().filter(|(name, _)| name.starts_with("SLURM_") || name == "MODULEPATH"));
+    variables.extend(profile.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    variables.extend(for_steps());
     variables
+}
+
+/// So that an `srun` of the stage's own finds what the job has: a job that was submitted with nothing of its submitter's
+/// environment hands on nothing either unless told to, and since 22.05 the cpus of a task are told by another name.
+fn for_steps() -> impl Iterator<Item = (String, String)> {
+    let in_job = env::var_os("SLURM_JOB_ID").is_some();
+    let all = in_job.then(|| ("SLURM_EXPORT_ENV".to_owned(), "ALL".to_owned()));
+    let cpus = env::var("SLURM_CPUS_PER_TASK").ok();
+    all.into_iter().chain(cpus.map(|cpus| ("SRUN_CPUS_PER_TASK".to_owned(), cpus)))
 }

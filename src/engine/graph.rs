@@ -104,7 +104,7 @@ impl<'a> Graph<'a> {
     }
 
     /// The first ready task that fits.
-    pub fn take(&mut self, fits: impl Fn(&StagePlan, u32) -> bool) -> Option<Ready> {
+    pub fn take(&mut self, mut fits: impl FnMut(&StagePlan, u32) -> bool) -> Option<Ready> {
         let place = self
             .ready
             .iter()

@@ -1,6 +1,6 @@
-//! The graph on this machine: as many tasks at once as the budget allows.
+//! The graph on this machine, or on the nodes of an allocation: as many tasks at once as their budgets allow.
 //!
-//! Every task is a child process, `dvrun __task RUN STAGE INDEX`, that writes its own record; the scheduler only
+//! Every task is a child process, `dvrun __task RUN STAGE INDEX` (on another node behind `srun`), that writes its own record; the scheduler only
 //! decides what may start. One thread a running task waits for it, so that a task dies with the scheduler.
 
 use std::io;
@@ -12,14 +12,13 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
 use super::graph::{Graph, Ready};
-use super::task::retry_resources;
+use super::nodes::{Nodes, Taken};
 use crate::plan::{Plan, StagePlan};
 use crate::runtime::spawn_host;
 use crate::state::{Outcome, Record, RunDir, StateError};
 use crate::workflow::StageName;
-use crate::workflow::units::Bytes;
 
-/// What may be in use at once.
+/// What may be in use at once on one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     pub cpus: u32,
@@ -113,50 +112,54 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-/// Runs what the plan says is to do. `task` makes the command of one task, given stage, index and attempt;
-/// `stop` may be sent to at any time.
+/// Runs what the plan says is to do. `task` makes the command of one task, given stage, index, attempt and the node (`None`:
+/// this machine); `stop` may be sent to at any time.
 ///
 /// # Errors
-/// A stage that can never fit into `budget` (found before anything starts), or a run folder that cannot be written.
+/// A stage that can never fit on any of `nodes` (found before anything starts), or a run folder that cannot be written.
 /// A failing task is no error: it is counted in the [`Summary`].
 pub fn run(
     run: &RunDir,
     plan: &Plan,
-    budget: Budget,
-    task: &(dyn Fn(&StageName, u32, u32) -> Command + Sync),
+    nodes: &Nodes,
+    task: &(dyn Fn(&StageName, u32, u32, Option<&str>) -> Command + Sync),
     stop: &Receiver<Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, LocalError> {
-    fits(plan, budget)?;
+    nodes.fits(plan)?;
     let mut graph = Graph::new(plan);
     let (ended_sender, ended) = mpsc::channel();
     std::thread::scope(|scope| {
-        let mut free = budget;
+        let mut nodes = nodes.clone();
         let mut running: Vec<Running> = Vec::new();
         let mut summary = Summary::default();
         let mut stopping = Stopping::default();
         loop {
             stopping.heed(stop, &running, progress);
-            while stopping.wish.is_none() && (running.len() as u32) < budget.jobs {
-                let Some(next) = graph.take(|stage, attempt| cost(stage, attempt, budget).fits(free)) else {
+            while stopping.wish.is_none() && (running.len() as u32) < nodes.jobs() {
+                let mut place = None;
+                let fits = |stage: &StagePlan, attempt| {
+                    place = nodes.place(stage, attempt);
+                    place.is_some()
+                };
+                let (Some(next), Some(taken)) = (graph.take(fits), place) else {
                     break;
                 };
                 let stage = graph.stage(next);
-                let cost = cost(stage, next.attempt, budget);
-                free = cost.taken_from(free);
+                nodes.take(taken);
                 let name = &stage.stage.name;
                 progress(Progress::Started {
                     stage: name.clone(),
                     index: next.index,
                     attempt: next.attempt,
                 });
-                let command = task(name, next.index, next.attempt);
+                let command = task(name, next.index, next.attempt, nodes.name(taken));
                 let (pid_sender, pid) = mpsc::channel();
                 let ended_sender = ended_sender.clone();
                 scope.spawn(move || wait_for(command, next, pid_sender, ended_sender));
                 running.push(Running {
                     task: next,
-                    cost,
+                    taken,
                     pid: pid.recv().ok().flatten(),
                 });
             }
@@ -169,7 +172,7 @@ pub fn run(
                 .iter()
                 .position(|running| running.task == task)
                 .expect("only running tasks end");
-            free = running.swap_remove(place).cost.given_back_to(free);
+            nodes.give_back(running.swap_remove(place).taken);
             let stage = &graph.stage(task).stage;
             let name = &stage.name;
             let record = final_record(run, name, task, spawned)?;
@@ -220,7 +223,7 @@ pub fn run(
 
 struct Running {
     task: Ready,
-    cost: Cost,
+    taken: Taken,
     pid: Option<Pid>,
 }
 
@@ -316,78 +319,4 @@ pub(super) fn unstarted(outcome: Outcome, message: String) -> Record {
         memory: None,
         message,
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    cpus: u32,
-    memory: u64,
-    gpus: u32,
-}
-
-impl Cost {
-    fn fits(self, free: Budget) -> bool {
-        self.cpus <= free.cpus && self.memory <= free.memory && self.gpus <= free.gpus
-    }
-
-    fn taken_from(self, free: Budget) -> Budget {
-        Budget {
-            cpus: free.cpus - self.cpus,
-            memory: free.memory - self.memory,
-            gpus: free.gpus - self.gpus,
-            ..free
-        }
-    }
-
-    fn given_back_to(self, free: Budget) -> Budget {
-        Budget {
-            cpus: free.cpus + self.cpus,
-            memory: free.memory + self.memory,
-            gpus: free.gpus + self.gpus,
-            ..free
-        }
-    }
-}
-
-/// A task is never asked to leave more than all of the machine: a workflow written for a cluster's nodes still runs
-/// on a laptop, one task at a time. Memory and GPUs are different: they are there or they are not.
-fn cost(stage: &StagePlan, attempt: u32, budget: Budget) -> Cost {
-    let resources = retry_resources(&stage.stage, attempt);
-    Cost {
-        cpus: resources.cpus.min(budget.cpus),
-        memory: resources.memory.map_or(0, |bytes| bytes.0).min(budget.memory),
-        gpus: resources.gpus,
-    }
-}
-
-/// Whether each stage that is to run fits into `budget` when nothing else runs.
-///
-/// # Errors
-/// The first that never does.
-pub fn fits(plan: &Plan, budget: Budget) -> Result<(), LocalError> {
-    let mut running = plan.stages.values().filter(|stage| !stage.todo.is_empty());
-    running.try_for_each(|stage| fits_at_all(stage, budget))
-}
-
-fn fits_at_all(stage: &StagePlan, budget: Budget) -> Result<(), LocalError> {
-    let resources = &stage.stage.resources;
-    let too_large = |asked: String, available: String| LocalError::TooLarge {
-        stage: stage.stage.name.clone(),
-        asked,
-        available,
-    };
-    if resources.gpus > budget.gpus {
-        return Err(too_large(format!("{} GPUs", resources.gpus), budget.gpus.to_string()));
-    }
-    match resources.memory {
-        Some(memory) if memory.0 > budget.memory => {
-            Err(too_large(format!("{memory} of memory"), whole_mebibytes(budget.memory).to_string()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is left of a machine's odd number of bytes says nothing to people.
-fn whole_mebibytes(bytes: u64) -> Bytes {
-    Bytes(bytes >> 20 << 20)
 }
