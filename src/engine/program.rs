@@ -20,8 +20,8 @@ use super::task::{Place, TaskError};
 use crate::lock::LockedImage;
 use crate::oci::Execution;
 use crate::plan::Task;
-use crate::runtime::{self, Container, Mount, Root, Running, RuntimeError, Stream, Writable};
-use crate::store::StoredImage;
+use crate::runtime::{self, Container, ImageAccess, Mount, Root, Running, RuntimeError, Stream, Writable};
+use crate::store::{StoredImage, StoredRoot};
 use crate::workflow::{Command, Template};
 
 /// Runs the task's program in a container of `image`, with a scratch folder of its own as `/tmp`.
@@ -42,7 +42,16 @@ pub(super) fn in_container(
         source: source.kind().into(),
     };
     let scratch = Scratch::new_in(&place.scratch).map_err(scratch_error)?;
-    let container = container(task, &stored.rootfs(), &stored.info.config.config, binds, scratch.path())?;
+    let root = match stored.root() {
+        StoredRoot::Folder(path) => Root::Folder(path),
+        StoredRoot::Squashfs { file, offset } => Root::Squashfs {
+            file,
+            offset,
+            access: ImageAccess::Auto,
+            scratch: place.scratch.clone(),
+        },
+    };
+    let container = container(task, root, &stored.info.config.config, binds, scratch.path())?;
     let end = supervise(limit, |report| {
         let mut running = spawn(place, container, &stdout, &stderr)?;
         report(Pid::from_raw(running.pid() as i32));
@@ -80,20 +89,23 @@ fn spawn(place: &Place, mut container: Container, stdout: &File, stderr: &File) 
 const HOME: &str = "/home/user";
 
 /// Policy: what a task's program sees.
-fn container(task: &Task, rootfs: &Path, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
+fn container(task: &Task, root: Root, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
     let mut declared = task.env.clone();
     let argv = match &task.command {
         Command::Script(script) => runtime::script(&script.0),
         Command::Argv(words) => texts(words),
         Command::Entrypoint { args } => runtime::entrypoint(execution, &texts(args))?,
         Command::App { name, args } => {
+            let Root::Folder(rootfs) = &root else {
+                return Err(TaskError::AppInFile(name.clone()));
+            };
             let app = runtime::app(rootfs, name, &texts(args))?;
             declared.splice(0..0, app.env);
             app.argv
         }
     };
     Ok(Container {
-        root: Root::Folder(rootfs.to_owned()),
+        root,
         // Images made for Docker expect to write where they like; it is gone when the task ends.
         writable: Writable::Tmpfs,
         binds,
