@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "fetch",
         &[
-            "binds", "data", "image", "lock", "net", "oci", "plan", "registry", "state", "store", "workflow",
+            "binds", "data", "image", "lock", "net", "oci", "plan", "registry", "sif", "squashfs", "state", "store", "workflow",
         ],
     ),
     (

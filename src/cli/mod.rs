@@ -7,7 +7,6 @@ mod say;
 
 mod apps;
 mod args;
-mod artifact;
 mod cancel;
 mod credentials;
 mod efficiency;

@@ -16,8 +16,8 @@ use super::watch::{Cause, End, Ended, Watch};
 use crate::lock::LockedImage;
 use crate::oci::Execution;
 use crate::plan::Task;
-use crate::runtime::{self, Container, HostProgram, Mount, Root, Running, RuntimeError, Stream, Writable};
-use crate::store::StoredImage;
+use crate::runtime::{self, Container, HostProgram, ImageAccess, Mount, Root, Running, RuntimeError, Stream, Writable};
+use crate::store::{StoredImage, StoredRoot};
 use crate::workflow::{Command, Template};
 
 /// Who may end the program, and when it is ended at the latest.
@@ -46,7 +46,16 @@ pub(super) fn in_container(
     let absent = || TaskError::NoImage(image.source.clone());
     let stored = StoredImage::open(image.path.clone().ok_or_else(absent)?)?.ok_or_else(absent)?;
     let scratch = scratch(place)?;
-    let container = container(task, &stored.rootfs(), &stored.info.config.config, binds, scratch.path())?;
+    let root = match stored.root() {
+        StoredRoot::Folder(path) => Root::Folder(path),
+        StoredRoot::Squashfs { file, offset } => Root::Squashfs {
+            file,
+            offset,
+            access: ImageAccess::Auto,
+            scratch: place.scratch.clone(),
+        },
+    };
+    let container = container(task, root, &stored.info.config.config, binds, scratch.path())?;
     let mut running = spawn(place, container, &stdout, &stderr)?;
     supervision.watch.began(Pid::from_raw(running.pid() as i32), supervision.limit);
     let exit = running.wait().map_err(TaskError::Supervise)?;
@@ -108,7 +117,7 @@ const SCRATCH: &str = "/tmp";
 const HOME: &str = "/home/user";
 
 /// Policy: what a task's program sees.
-fn container(task: &Task, rootfs: &Path, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
+fn container(task: &Task, root: Root, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
     let mut declared = task.env.clone();
     let argv = match &task.command {
         Command::Script(script) if script.0.len() > LONGEST_ARGUMENT => {
@@ -119,13 +128,16 @@ fn container(task: &Task, rootfs: &Path, execution: &Execution, binds: Vec<Mount
         Command::Argv(words) => texts(words),
         Command::Entrypoint { args } => runtime::entrypoint(execution, &texts(args))?,
         Command::App { name, args } => {
+            let Root::Folder(rootfs) = &root else {
+                return Err(TaskError::AppInFile(name.clone()));
+            };
             let app = runtime::app(rootfs, name, &texts(args))?;
             declared.splice(0..0, app.env);
             app.argv
         }
     };
     Ok(Container {
-        root: Root::Folder(rootfs.to_owned()),
+        root,
         // Images made for Docker expect to write where they like; it is gone when the task ends.
         writable: Writable::Tmpfs,
         binds,

@@ -150,6 +150,9 @@ fn start(task: &Task) -> Option<String> {
 fn in_image(image: &StoredImage, stage: &StageName, task: &Task) -> Result<Option<Obstacle>, TaskError> {
     let execution = &image.info.config.config;
     let stage = stage.clone();
+    // What is in a file is only seen when it is run.
+    let root = image.root();
+    let Some(rootfs) = root.folder() else { return Ok(None) };
     let program = match &task.command {
         Command::Argv(words) => words.first().map(|word| word.0.clone()),
         Command::Script(script) => runtime::script(&script.0).into_iter().next(),
@@ -160,7 +163,7 @@ fn in_image(image: &StoredImage, stage: &StageName, task: &Task) -> Result<Optio
                 Err(source) => return Ok(Some(Obstacle::Launch { stage, source })),
             }
         }
-        Command::App { name, .. } => match runtime::app(&image.rootfs(), name, &[]) {
+        Command::App { name, .. } => match runtime::app(rootfs, name, &[]) {
             Ok(_) => None,
             Err(source @ (AppError::Unknown { .. } | AppError::NoRunscript { .. })) => {
                 return Ok(Some(Obstacle::App { stage, source }));
@@ -187,8 +190,8 @@ fn in_image(image: &StoredImage, stage: &StageName, task: &Task) -> Result<Optio
     if relative || looked.iter().any(bound) {
         return Ok(None);
     }
-    let missing = runtime::find_program(&image.rootfs(), &program, path).map_err(|source| TaskError::Look {
-        path: image.rootfs(),
+    let missing = runtime::find_program(rootfs, &program, path).map_err(|source| TaskError::Look {
+        path: rootfs.to_owned(),
         source,
     })?;
     Ok(missing.map(|missing| Obstacle::Program { stage, program, missing }))

@@ -92,6 +92,8 @@ pub enum TaskError {
     Start { program: String, source: io::Error },
     #[error("stage {0} has no image, and only a script or an argument list can run on the host")]
     NoProgram(StageName),
+    #[error("app `{0}` is in an image that is one file, in which apps are not looked for")]
+    AppInFile(String),
 }
 
 impl TaskError {
@@ -103,6 +105,7 @@ impl TaskError {
             TaskError::Launch(error) => error.hint(),
             TaskError::App(error) => error.hint(),
             TaskError::Image(error) => error.hint(),
+            TaskError::AppInFile(_) => Some("give its command with `run`, or unpack the image".into()),
             TaskError::NoImage(_) => Some("run `dvrun fetch` where there is a network, with the same cache folder".into()),
             TaskError::BindSource(_) => {
                 Some("declare it as `data`, or as the output of a stage that is needed, or make the bind `optional`".into())
