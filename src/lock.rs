@@ -18,9 +18,11 @@ pub struct Lock {
 pub struct LockedImage {
     /// As the workflow says it.
     pub source: String,
-    /// Of the manifest for the chosen platform. `None`: not resolved (planning without the network).
+    /// Of the manifest for the chosen platform, or of an image file's bytes. `None`: not resolved (planning without the
+    /// network).
     pub digest: Option<Digest>,
-    /// The converted image: a folder with `rootfs/` and `image.json` (see [`crate::store`]). Known with the digest.
+    /// The converted image, a folder with `rootfs/` and `image.json` (see [`crate::store`]); or the image file itself, which
+    /// runs where it lies. Known with the digest.
     pub path: Option<PathBuf>,
 }
 

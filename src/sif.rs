@@ -114,6 +114,19 @@ pub struct Primary {
 ///
 /// # Errors
 /// What the disk says.
+/// Where in an image file its file system begins, and how it wants to be run: of a SIF, or of a bare SquashFS, which begins
+/// at 0 and says nothing.
+///
+/// # Errors
+/// A SIF that is damaged, encrypted or of another kind.
+pub fn file_system(file: &File) -> Result<(u64, Execution), SifError> {
+    if !is_sif(file).map_err(SifError::Read)? {
+        return Ok((0, Execution::default()));
+    }
+    let sif = Sif::read(file)?;
+    Ok((sif.primary()?.offset, sif.execution(file)?))
+}
+
 pub fn is_sif(file: &File) -> io::Result<bool> {
     let mut bytes = [0; 10];
     match file.read_exact_at(&mut bytes, 32) {

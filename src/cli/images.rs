@@ -13,7 +13,7 @@ use crate::net::{Client, Event};
 use crate::oci::{Execution, Platform, Source};
 use crate::registry::{self, Resolved, Session, TagPolicy};
 use crate::runtime::Root;
-use crate::sif::{self, Sif};
+use crate::sif;
 use crate::store::StoredImage;
 
 /// A reference with relative paths made absolute.
@@ -107,23 +107,28 @@ pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings
             image_file(path, settings)
         };
     }
-    let stored = ensure(&source(text)?, &Platform::host(), network, global, settings)?;
+    let stored = match is_digest(text).then(|| super::image::find(&settings.store, text)) {
+        Some(Ok(known)) => known,
+        // What looks like a digest may be a name.
+        _ => ensure(&source(text)?, &Platform::host(), network, global, settings)?,
+    };
     Ok(Rootfs {
         root: Root::Folder(stored.rootfs()),
         execution: stored.info.config.config,
     })
 }
 
+/// As `image ls` shows digests, or more of it.
+fn is_digest(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    hex.len() >= 12 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// A SIF, or a bare SquashFS, which says nothing of how it wants to be run.
 fn image_file(file: PathBuf, settings: &Settings) -> Result<Rootfs, Failure> {
     let unreadable = |error: std::io::Error| Failure::message(exit::USAGE, format!("cannot read {}: {error}", file.display()));
     let opened = std::fs::File::open(&file).map_err(unreadable)?;
-    let (offset, execution) = if sif::is_sif(&opened).map_err(unreadable)? {
-        let sif = Sif::read(&opened)?;
-        (sif.primary()?.offset, sif.execution(&opened)?)
-    } else {
-        (0, Execution::default())
-    };
+    let (offset, execution) = sif::file_system(&opened)?;
     let root = Root::Squashfs {
         file,
         offset,

@@ -57,6 +57,7 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let place = Place {
         exe: THIS_PROGRAM.into(),
         scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
+        image_access: settings.image_access,
         host: settings.host.clone(),
         attempt: arguments.attempt.unwrap_or(restarts),
         time_limit: if job.is_some() { TimeLimit::Slurm } else { TimeLimit::Here },

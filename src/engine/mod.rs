@@ -7,6 +7,7 @@ mod efficiency;
 mod explain;
 mod graph;
 pub mod local;
+mod image;
 mod memory;
 mod outputs;
 mod overlap;

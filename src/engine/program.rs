@@ -14,15 +14,14 @@ use nix::sys::time::TimeValLike;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use super::image::{self, TaskImage};
 use super::process::{End, Ended, supervise};
 use super::scratch::Scratch;
 use super::task::{Place, TaskError};
 use crate::lock::LockedImage;
-use crate::oci::Execution;
 use crate::plan::Task;
-use crate::runtime::{self, Container, Mount, Root, Running, RuntimeError, Stream, Writable};
-use crate::store::StoredImage;
-use crate::workflow::{Command, Template};
+use crate::runtime::{self, Container, MissingCwd, Mount, Running, RuntimeError, Stream, User, Writable};
+use crate::workflow::{Command, StageUser, Template};
 
 /// Runs the task's program in a container of `image`, with a scratch folder of its own as `/tmp`.
 pub(super) fn in_container(
@@ -35,14 +34,14 @@ pub(super) fn in_container(
     stderr: File,
 ) -> Result<End, TaskError> {
     let absent = || TaskError::NoImage(image.source.clone());
-    let stored = StoredImage::open(image.path.clone().ok_or_else(absent)?)?.ok_or_else(absent)?;
+    let image = image::find(image, place.image_access, &place.scratch)?.ok_or_else(absent)?;
     let scratch_error = |source: io::Error| TaskError::Scratch {
         path: place.scratch.clone(),
         // Without the path that is in it: it is of no use once more.
         source: source.kind().into(),
     };
     let scratch = Scratch::new_in(&place.scratch).map_err(scratch_error)?;
-    let container = container(task, &stored.rootfs(), &stored.info.config.config, binds, scratch.path())?;
+    let container = container(task, &image, binds, scratch.path())?;
     let end = supervise(limit, |report| {
         let mut running = spawn(place, container, &stdout, &stderr)?;
         report(Pid::from_raw(running.pid() as i32));
@@ -51,6 +50,7 @@ pub(super) fn in_container(
             exit: exit.status.code(),
             cpu: exit.usage.cpu,
             memory: exit.usage.max_rss,
+            damage: running.damage().to_vec(),
         })
     })?;
     scratch.close().map_err(scratch_error)?;
@@ -80,27 +80,33 @@ fn spawn(place: &Place, mut container: Container, stdout: &File, stderr: &File) 
 const HOME: &str = "/home/user";
 
 /// Policy: what a task's program sees.
-fn container(task: &Task, rootfs: &Path, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
+fn container(task: &Task, image: &TaskImage, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
+    let execution = &image.execution;
     let mut declared = task.env.clone();
     let argv = match &task.command {
         Command::Script(script) => runtime::script(&script.0),
         Command::Argv(words) => texts(words),
         Command::Entrypoint { args } => runtime::entrypoint(execution, &texts(args))?,
         Command::App { name, args } => {
-            let app = runtime::app(rootfs, name, &texts(args))?;
+            let app = runtime::app(&image.root, name, &texts(args))?;
             declared.splice(0..0, app.env);
             app.argv
         }
     };
     Ok(Container {
-        root: Root::Folder(rootfs.to_owned()),
+        root: image.root.clone(),
         // Images made for Docker expect to write where they like; it is gone when the task ends.
         writable: Writable::Tmpfs,
         binds,
         env: runtime::environment(execution, &declared, Path::new(HOME), Some(task.resources.cpus)),
         cwd: task.cwd.clone(),
+        missing_cwd: MissingCwd::Make,
         argv,
-        as_root: false,
+        user: match task.user {
+            StageUser::Caller => User::Caller,
+            StageUser::Root => User::Root,
+            StageUser::Image => User::Image(execution.user.clone()),
+        },
         scratch: Some(scratch.to_owned()),
         home: HOME.into(),
         hostname: None,
@@ -143,6 +149,7 @@ pub(super) fn on_host(task: &Task, place: &Place, limit: Option<Duration>, stdou
             exit: status.signal().map_or(status.code().unwrap_or(0), |signal| 128 + signal),
             cpu: Duration::from_micros(cpu.unsigned_abs()),
             memory: usage.max_rss().unsigned_abs() * 1024,
+            damage: Vec::new(),
         })
     })
 }

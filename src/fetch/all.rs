@@ -3,7 +3,7 @@
 use super::{FetchError, data, image, image_source};
 use crate::image::Limits;
 use crate::lock::Lock;
-use crate::oci::Source;
+use crate::oci::{self, Source};
 use crate::registry::{self, Session};
 use crate::workflow::Workflow;
 
@@ -15,6 +15,10 @@ use crate::workflow::Workflow;
 pub async fn all(session: &Session<'_>, workflow: &Workflow, lock: &Lock, wanted: &dyn Fn(&str) -> bool) -> Result<(), FetchError> {
     data(session, workflow).await?;
     for (name, declared) in workflow.images.iter().filter(|(name, _)| wanted(name)) {
+        // It runs where it lies.
+        if oci::image_file(&declared.source).is_some() {
+            continue;
+        }
         let (source, platform) = image_source(name, declared)?;
         let locked = lock.images.get(name).and_then(|locked| locked.digest.as_ref());
         if let Some(digest) = locked

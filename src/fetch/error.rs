@@ -1,5 +1,7 @@
 //! What can go wrong with a workflow's images and data.
 
+use std::path::PathBuf;
+
 use super::PullError;
 use crate::data::DataError;
 use crate::oci::{Digest, PlatformError, SourceError};
@@ -27,6 +29,13 @@ pub enum FetchError {
         #[source]
         source: Box<RegistryError>,
     },
+    #[error("image `{name}` cannot be read from {}", path.display())]
+    File {
+        name: String,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("image `{name}` was {expected} when the workflow was planned, and is {found} now")]
     Moved { name: String, expected: Digest, found: Digest },
     #[error("image `{name}` cannot be had")]
@@ -52,6 +61,7 @@ impl FetchError {
             FetchError::Source { source, .. } => source.hint(),
             FetchError::Platform { .. } => None,
             FetchError::Image { source, .. } => source.hint(),
+            FetchError::File { .. } => Some("the path of an image file is relative to the workflow file; `dvrun pull REF -o FILE.sif` makes one".to_owned()),
             FetchError::Moved { .. } => Some("run the same command again".to_owned()),
             FetchError::Pull { source, .. } => source.hint(),
             FetchError::Store(source) => source.hint(),

@@ -1,11 +1,15 @@
 //! Names to digests and places.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use indexmap::IndexMap;
 
 use super::FetchError;
 use crate::data::{files, identity, place};
 use crate::lock::{Lock, LockedData, LockedImage};
-use crate::oci::{Platform, Source};
+use crate::oci::{self, Algorithm, Hasher, Platform, Source};
 use crate::registry::{self, RegistryError, Session};
 use crate::workflow::{Image, Workflow};
 
@@ -14,6 +18,10 @@ use crate::workflow::{Image, Workflow};
 pub async fn resolve(session: &Session<'_>, workflow: &Workflow) -> Result<Lock, FetchError> {
     let mut images = IndexMap::new();
     for (name, image) in &workflow.images {
+        if let Some(file) = oci::image_file(&image.source) {
+            images.insert(name.clone(), image_file(name, file)?);
+            continue;
+        }
         let (source, platform) = image_source(name, image)?;
         let digest = match registry::resolve(session, &source, &platform).await {
             Ok(resolved) => Some(resolved.digest),
@@ -42,6 +50,28 @@ pub async fn resolve(session: &Session<'_>, workflow: &Workflow) -> Result<Lock,
     });
     let data = data.collect();
     Ok(Lock { images, data })
+}
+
+/// An image that is one file is what its bytes are: they are read whole, once for each plan.
+fn image_file(name: &str, file: &Path) -> Result<LockedImage, FetchError> {
+    let unreadable = |source| FetchError::File {
+        name: name.to_owned(),
+        path: file.to_owned(),
+        source,
+    };
+    let mut opened = File::open(file).map_err(unreadable)?;
+    let (mut hasher, mut buffer) = (Hasher::new(Algorithm::Sha256), vec![0; 1 << 20]);
+    loop {
+        match opened.read(&mut buffer).map_err(unreadable)? {
+            0 => break,
+            got => hasher.update(&buffer[..got]),
+        }
+    }
+    Ok(LockedImage {
+        source: file.display().to_string(),
+        digest: Some(hasher.finish()),
+        path: Some(file.to_owned()),
+    })
 }
 
 /// What a workflow's image names, typed: its source, and the platform or this host's.

@@ -16,4 +16,4 @@ pub use manifest::{ACCEPT, Descriptor, ImageManifest, Index, LAYERS_MAX, MANIFES
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
 pub use schema1::{Schema1, signed_payload};
-pub use source::{ArchiveKind, Source, SourceError};
+pub use source::{ArchiveKind, Source, SourceError, image_file};

@@ -12,7 +12,7 @@ use super::super::{App, DataFile, DataSet, DataSource, Image, Template};
 use super::fields::{self, Fields, entries, list, shown};
 use super::names;
 use super::templates::{self, Declared, Reach};
-use crate::oci::{Digest, Source, SourceError};
+use crate::oci::{self, Digest, Source, SourceError};
 
 const SCHEMES: [&str; 4] = ["https", "http", "file", "gs"];
 const IMAGE_SCHEMES: [&str; 4] = ["docker", "oci", "oci-archive", "docker-archive"];
@@ -77,6 +77,9 @@ fn image(node: &Node, file: &str, dir: &Path, declared: &Declared<'_>, problems:
 
 fn image_source(node: &Node, file: &str, dir: &Path, declared: &Declared<'_>, problems: &mut Problems) -> Option<String> {
     let source = templates::text(node, "an image", IMAGE_EXAMPLE, file, declared, problems)?;
+    if let Some(path) = oci::image_file(&source) {
+        return Some(paths::absolute(dir, &path.to_string_lossy()).display().to_string());
+    }
     let (scheme, rest) = source.split_once(':').unwrap_or(("", &source));
     let known = IMAGE_SCHEMES.contains(&scheme) && (scheme != "docker" || source.starts_with("docker://"));
     let near = nearest(scheme, IMAGE_SCHEMES);
@@ -86,7 +89,7 @@ fn image_source(node: &Node, file: &str, dir: &Path, declared: &Declared<'_>, pr
         let hint = match near {
             Some("docker") => format!("did you mean `docker://{}`?", rest.trim_start_matches('/')),
             Some(scheme) => format!("did you mean `{scheme}:{rest}`?"),
-            None => format!("an image is `{IMAGE_EXAMPLE}`, or `oci:FOLDER[:TAG]` on disk"),
+            None => format!("an image is `{IMAGE_EXAMPLE}`, or on disk `oci:FOLDER[:TAG]` or `FILE.sif`"),
         };
         problems.hint(
             node.span.clone(),
