@@ -15,7 +15,7 @@ pub mod units;
 pub use check::{check, params, scalar};
 pub use model::{
     App, Array, Bind, BindMode, Command, DataFile, DataSet, DataSource, Image, Need, Resources, Retry, RetryCause, Scale, SlurmOptions,
-    Stage, StageName, Template, Workflow,
+    Stage, StageName, StageUser, Template, Workflow,
 };
 pub use problem::Problem;
 pub(crate) use problem::nearest;
