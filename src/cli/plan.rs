@@ -75,7 +75,8 @@ fn by_hand(arguments: &Arguments, folder: &Path, global: &Global, settings: &Set
     }
     let prepared = prepare::plan(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
     if prepared.nothing_to_do() {
-        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
+        let answer = json!({"run": prepared.latest.as_ref().map(RunDir::id), "written": []});
+        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
     }
     prepare::fetch(&prepared, &arguments.selected, global, settings)?;
     let run = prepare::create(&prepared, Mode::Slurm, settings)?;

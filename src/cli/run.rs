@@ -81,7 +81,8 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     let prepared = prepare::plan(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
     show::planned(&prepared.plan, global);
     if prepared.nothing_to_do() {
-        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
+        let answer = show::summary_json(prepared.latest.as_ref(), &Summary::default(), Duration::ZERO);
+        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
     }
     let budget = machine::budget(arguments.jobs);
     local::fits(&prepared.plan, budget)?;

@@ -85,7 +85,8 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         None => {
             show::planned(&prepared.plan, global);
             if prepared.nothing_to_do() {
-                return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
+                let answer = json!({"run": prepared.latest.as_ref().map(RunDir::id), "submitted": [], "missing": []});
+                return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
             }
             prepare::fetch(&prepared, &arguments.selected, global, settings)?;
             prepare::create(&prepared, Mode::Slurm, settings)?

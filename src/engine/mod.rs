@@ -26,6 +26,6 @@ mod watch;
 pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};
 pub use outputs::OutputError;
-pub use previous::{inherit, previous};
+pub use previous::{Makers, inherit, makers, previous};
 pub use ready::{Obstacle, obstacles};
 pub use status::{RunState, RunStatus, StageStatus, StatusError, TaskState, TaskStatus, status};
