@@ -1,7 +1,7 @@
-//! `dvrun run FILE`: the whole workflow on this machine.
+//! `dvrun run FILE`: the whole workflow on this machine, or on the nodes of the allocation that it is called in.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -12,32 +12,29 @@ use signal_hook::iterator::Signals;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::file::{self, Overrides};
+use super::file;
 use super::machine;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Wanted};
 use super::settings::{Settings, THIS_PROGRAM};
 use super::show;
 use super::task::host_environment;
-use crate::engine::local::{self, Budget, Progress, Stop, Summary};
+use crate::engine::Nodes;
+use crate::engine::local::{self, Progress, Stop, Summary};
 use crate::engine::task::{Place, TimeLimit};
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Mode, RunDir};
 
 /// Run a workflow on this machine
 ///
-/// What an earlier run finished is not run again. Ctrl-C lets running tasks end and starts no more; a second Ctrl-C
+/// Inside an allocation of SLURM's, on all its nodes. What an earlier run finished is not run again. Ctrl-C lets running tasks end and starts no more; a second Ctrl-C
 /// ends them.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  dvrun run pipeline.yaml\n  dvrun run pipeline.yaml --set shards=8 --jobs 4\n  dvrun run pipeline.yaml --force call"
 )]
 pub struct Arguments {
-    /// The workflow file
-    file: PathBuf,
     #[command(flatten)]
-    overrides: Overrides,
-    #[command(flatten)]
-    selected: Selected,
+    wanted: Wanted,
     /// Tasks at once (otherwise what cpus and memory allow)
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
@@ -51,11 +48,9 @@ pub struct Arguments {
 
 impl Arguments {
     /// As though typed.
-    pub fn new(file: PathBuf, overrides: Overrides, selected: Selected) -> Arguments {
+    pub fn new(wanted: Wanted) -> Arguments {
         Arguments {
-            file,
-            overrides,
-            selected,
+            wanted,
             jobs: None,
             detach: false,
             detached: false,
@@ -65,8 +60,8 @@ impl Arguments {
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     // Read before anything is made beside it.
-    file::read(&arguments.file, &arguments.overrides)?;
-    let dir = prepare::dir(&arguments.file)?;
+    file::read(&arguments.wanted.file, &arguments.wanted.overrides)?;
+    let dir = prepare::dir(&arguments.wanted.file)?;
     if arguments.detach {
         return detach(&dir, global);
     }
@@ -78,17 +73,17 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if let Some((_, status)) = prepare::settle(&dir, settings)?.filter(|(_, status)| prepare::is_active(status)) {
         return Err(prepare::active(&status));
     }
-    let prepared = prepare::plan(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    let prepared = prepare::plan(&arguments.wanted, global, settings)?;
     show::planned(&prepared.plan, global);
     if prepared.nothing_to_do() {
         let answer = show::summary_json(prepared.latest.as_ref(), &Summary::default(), Duration::ZERO);
         return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
     }
-    let budget = machine::budget(arguments.jobs);
-    local::fits(&prepared.plan, budget)?;
-    prepare::fetch(&prepared, &arguments.selected, global, settings)?;
+    let nodes = machine::nodes(arguments.jobs, settings)?;
+    nodes.fits(&prepared.plan)?;
+    prepare::fetch(&prepared, &arguments.wanted.selected, global, settings)?;
     let run = prepare::create(&prepared, Mode::Local, settings)?;
-    drive(&run, &prepared.plan, budget, global, settings)
+    drive(&run, &prepared.plan, &nodes, global, settings)
 }
 
 /// Starts this command anew in the background, and waits only until its run has begun.
@@ -137,7 +132,7 @@ fn detach(dir: &Path, global: &Global) -> Outcome {
 }
 
 /// Runs what `plan` says is to do of `run`, tells how it goes, and writes down when it began and ended.
-pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings: &Settings) -> Outcome {
+pub fn drive(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: &Settings) -> Outcome {
     let mut journal = run.journal()?;
     let journal_error = |error: std::io::Error| Failure::message(exit::INFRASTRUCTURE, format!("cannot write the run's journal: {error}"));
     journal
@@ -147,7 +142,7 @@ pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, setting
         })
         .map_err(journal_error)?;
     let started = Instant::now();
-    let summary = execute(run, plan, budget, global, settings)?;
+    let summary = execute(run, plan, nodes, global, settings)?;
     journal
         .append(&Event::Ended {
             ok: summary.failed + summary.not_run == 0,
@@ -161,7 +156,7 @@ pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, setting
     })
 }
 
-fn execute(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings: &Settings) -> Result<Summary, Failure> {
+fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: &Settings) -> Result<Summary, Failure> {
     let (stop, stops) = mpsc::channel();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
     let handle = signals.handle();
@@ -189,7 +184,7 @@ fn execute(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings:
         host_env: host_environment(settings),
     };
     let mut progress = |event: Progress| show::progress(run, plan, &event, global);
-    let summary = local::run(run, plan, budget, &place, &stops, &mut progress);
+    let summary = local::run(run, plan, nodes, &place, &stops, &mut progress);
     handle.close();
     listener
         .join()

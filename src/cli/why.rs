@@ -9,7 +9,7 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Outcome, exit};
 use super::file::Overrides;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Selected, Wanted};
 use super::select::{Selection, find_run};
 use super::settings::Settings;
 use crate::plan::{self, Plan, Reason};
@@ -34,7 +34,12 @@ type Change = (String, Option<String>, Option<String>);
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     let before = find_run(None)?.plan()?;
-    let now = prepare::plan(&before.file, &arguments.overrides, &arguments.selected, global, settings)?.plan;
+    let wanted = Wanted {
+        file: before.file.clone(),
+        overrides: arguments.overrides.clone(),
+        selected: arguments.selected.clone(),
+    };
+    let now = prepare::plan(&wanted, global, settings)?.plan;
     let stage = arguments.stage.in_plan(&now)?;
     if global.json {
         let changes = changes(&before, &now, &stage);

@@ -1,8 +1,9 @@
-//! The graph on this machine: as many tasks at once as the budget allows.
+//! The graph on this machine, or on the nodes of an allocation: as many tasks at once as their budgets allow.
 //!
 //! One thread a running task goes through [`super::task`] from its folders to its record, and lives to the end of the run: a
 //! program dies with the thread that started it, and so with this process. The scheduler decides what may start, and
-//! tells tasks to end; the records are written by this one process, which keeps them open.
+//! tells tasks to end; the records are written by this one process, which keeps them open. On another node a task is a job
+//! step, which writes its own.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,14 +13,15 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use super::graph::{Graph, Ready, Skipped};
-use super::task::{self, Numbered, Place, retry_resources};
+use super::nodes::{Asked, Nodes, Taken};
+use super::slurm::Step;
+use super::task::{self, Numbered, Place};
 use super::watch::Watch;
 use crate::plan::{Plan, StagePlan};
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::workflow::StageName;
-use crate::workflow::units::Bytes;
 
-/// What may be in use at once.
+/// What may be in use at once on one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     pub cpus: u32,
@@ -113,27 +115,26 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-/// Runs what the plan says is to do of `run`, in `place`; `stop` may be sent to at any time.
+/// Runs what the plan says is to do of `run` on `nodes`, here in `place`; `stop` may be sent to at any time.
 ///
 /// # Errors
-/// A stage that can never fit into `budget` (found before anything starts), or a run folder that cannot be written.
+/// A stage that can never fit on any of `nodes` (found before anything starts), or a run folder that cannot be written.
 /// A failing task is no error: it is counted in the [`Summary`].
 pub fn run(
     run: &RunDir,
     plan: &Plan,
-    budget: Budget,
+    nodes: &Nodes,
     place: &Place,
     stop: &Receiver<Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, LocalError> {
-    fits(plan, budget)?;
+    nodes.fits(plan)?;
     let summary = std::thread::scope(|scope| {
         let (sender, ended) = mpsc::channel();
         let mut scheduler = Scheduler {
             run,
-            budget,
-            free: budget,
-            graph: Graph::new(plan, |stage| cost(stage, 0, budget)),
+            nodes: nodes.clone(),
+            graph: Graph::new(plan, |stage| Asked::by(stage, 0)),
             workers: Workers {
                 scope,
                 work: Work { run, plan, place },
@@ -166,9 +167,8 @@ pub fn run(
 
 struct Scheduler<'scope, 'env, 'a> {
     run: &'a RunDir,
-    budget: Budget,
-    free: Budget,
-    graph: Graph<'a, Cost>,
+    nodes: Nodes,
+    graph: Graph<'a, Asked>,
     workers: Workers<'scope, 'env, 'a>,
     running: Vec<Running>,
     records: Open,
@@ -179,7 +179,7 @@ struct Scheduler<'scope, 'env, 'a> {
 
 struct Running {
     task: Ready,
-    cost: Cost,
+    taken: Taken,
     watch: Arc<Watch>,
 }
 
@@ -188,12 +188,13 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         let mut looked = Instant::now();
         loop {
             stop.try_iter().for_each(|wish| self.heed(wish));
-            while self.stopping.is_none() && (self.running.len() as u32) < self.budget.jobs {
-                let free = self.free;
-                let Some((next, cost)) = self.graph.take(|cost| cost.fits(free)) else {
+            while self.stopping.is_none() && (self.running.len() as u32) < self.nodes.jobs() {
+                let nodes = &self.nodes;
+                let Some((next, asked)) = self.graph.take(|asked| nodes.place(asked).is_some()) else {
                     break;
                 };
-                self.start(next, cost)?;
+                let taken = self.nodes.place(asked).expect("it was chosen because it has a place");
+                self.start(next, taken)?;
             }
             if self.running.is_empty() {
                 break;
@@ -226,25 +227,31 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         }
     }
 
-    fn start(&mut self, next: Ready, cost: Cost) -> Result<(), LocalError> {
+    fn start(&mut self, next: Ready, taken: Taken) -> Result<(), LocalError> {
         let stage = self.graph.stage(next);
         let name = &stage.stage.name;
         let records = self.records.of(self.run, name).map_err(failed(name, next.index))?;
-        self.free = cost.taken_from(self.free);
+        self.nodes.take(taken);
         (self.progress)(Progress::Started {
             stage: name.clone(),
             index: next.index,
             attempt: next.attempt,
         });
-        let watch = Arc::new(Watch::new());
+        let step = self.nodes.step(taken);
+        let watch = Arc::new(match step {
+            None => Watch::new(),
+            // It turns SIGTERM into SIGKILL itself, and has a record to write then.
+            Some(_) => Watch::with_grace(GRACE * 3 / 2),
+        });
         self.running.push(Running {
             task: next,
-            cost,
+            taken,
             watch: Arc::clone(&watch),
         });
         self.workers.give(Given {
             task: next,
             stage,
+            step,
             records,
             watch,
         });
@@ -256,7 +263,7 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         self.workers.idle.push(worker);
         let place = self.running.iter().position(|running| running.task == task);
         let running = self.running.swap_remove(place.expect("only running tasks end"));
-        self.free = running.cost.given_back_to(self.free);
+        self.nodes.give_back(running.taken);
         let stage = self.graph.stage(task);
         let name = &stage.stage.name;
         let record = record.map_err(failed(name, task.index))?;
@@ -274,7 +281,7 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
                 index: task.index,
                 attempt,
             });
-            self.graph.put_back(Ready { attempt, ..task }, cost(stage, attempt, self.budget));
+            self.graph.put_back(Ready { attempt, ..task }, Asked::by(stage, attempt));
             return Ok(());
         }
         if ok {
@@ -343,6 +350,8 @@ struct Work<'a> {
 struct Given<'a> {
     task: Ready,
     stage: &'a StagePlan,
+    /// Where it runs, if not on this machine.
+    step: Option<Arc<Step>>,
     records: Arc<Records>,
     watch: Arc<Watch>,
 }
@@ -382,6 +391,7 @@ impl<'a> Work<'a> {
         for Given {
             task,
             stage,
+            step,
             records,
             watch,
         } in given
@@ -390,8 +400,11 @@ impl<'a> Work<'a> {
                 index: task.index,
                 attempt: task.attempt,
             };
-            let record = task::once(self.run, self.plan, &stage.stage, numbered, &records, self.place, &watch)
-                .and_then(|record| records.write(task.index, &record).map(|()| record));
+            let record = match step {
+                Some(step) => task::elsewhere(self.run, &stage.stage.name, numbered, &records, &step, &watch),
+                None => task::once(self.run, self.plan, &stage.stage, numbered, &records, self.place, &watch),
+            };
+            let record = record.and_then(|record| records.write(task.index, &record).map(|()| record));
             if ended.send(End { worker, task, record }).is_err() {
                 break;
             }
@@ -414,78 +427,4 @@ pub(super) fn unstarted(outcome: Outcome, message: String) -> Record {
         memory: None,
         message,
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Cost {
-    cpus: u32,
-    memory: u64,
-    gpus: u32,
-}
-
-impl Cost {
-    fn fits(self, free: Budget) -> bool {
-        self.cpus <= free.cpus && self.memory <= free.memory && self.gpus <= free.gpus
-    }
-
-    fn taken_from(self, free: Budget) -> Budget {
-        Budget {
-            cpus: free.cpus - self.cpus,
-            memory: free.memory - self.memory,
-            gpus: free.gpus - self.gpus,
-            ..free
-        }
-    }
-
-    fn given_back_to(self, free: Budget) -> Budget {
-        Budget {
-            cpus: free.cpus + self.cpus,
-            memory: free.memory + self.memory,
-            gpus: free.gpus + self.gpus,
-            ..free
-        }
-    }
-}
-
-/// A task is never asked to leave more than all of the machine: a workflow written for a cluster's nodes still runs
-/// on a laptop, one task at a time. Memory and GPUs are different: they are there or they are not.
-fn cost(stage: &StagePlan, attempt: u32, budget: Budget) -> Cost {
-    let resources = retry_resources(&stage.stage, attempt);
-    Cost {
-        cpus: resources.cpus.min(budget.cpus),
-        memory: resources.memory.map_or(0, |bytes| bytes.0).min(budget.memory),
-        gpus: resources.gpus,
-    }
-}
-
-/// Whether each stage that is to run fits into `budget` when nothing else runs.
-///
-/// # Errors
-/// The first that never does.
-pub fn fits(plan: &Plan, budget: Budget) -> Result<(), LocalError> {
-    let mut running = plan.stages.values().filter(|stage| !stage.todo.is_empty());
-    running.try_for_each(|stage| fits_at_all(stage, budget))
-}
-
-fn fits_at_all(stage: &StagePlan, budget: Budget) -> Result<(), LocalError> {
-    let resources = &stage.stage.resources;
-    let too_large = |asked: String, available: String| LocalError::TooLarge {
-        stage: stage.stage.name.clone(),
-        asked,
-        available,
-    };
-    if resources.gpus > budget.gpus {
-        return Err(too_large(format!("{} GPUs", resources.gpus), budget.gpus.to_string()));
-    }
-    match resources.memory {
-        Some(memory) if memory.0 > budget.memory => {
-            Err(too_large(format!("{memory} of memory"), whole_mebibytes(budget.memory).to_string()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is left of a machine's odd number of bytes says nothing to people.
-fn whole_mebibytes(bytes: u64) -> Bytes {
-    Bytes(bytes >> 20 << 20)
 }

@@ -8,6 +8,7 @@ mod explain;
 mod graph;
 pub mod local;
 mod memory;
+mod nodes;
 mod outputs;
 mod overlap;
 mod previous;
@@ -25,7 +26,8 @@ mod watch;
 
 pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};
+pub use nodes::{Node, Nodes};
 pub use outputs::OutputError;
 pub use previous::{Makers, inherit, makers, previous};
-pub use ready::{Obstacle, obstacles};
+pub use ready::{Obstacle, Provision, obstacles};
 pub use status::{RunState, RunStatus, StageStatus, StatusError, TaskState, TaskStatus, status};

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -181,6 +182,31 @@ pub(super) fn on_host(task: &Task, place: &Place, supervision: Supervision, stdo
         close(scratch, place)?;
     }
     Ok(end(exit, cause))
+}
+
+/// Runs the command that starts a task on another node; what it complains of goes where this program's complaints go.
+pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch: &Watch) -> Result<Cause, TaskError> {
+    let stderr = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(File::from)
+        .map_err(TaskError::Supervise)?;
+    let running = runtime::spawn_host(&HostProgram {
+        argv,
+        env,
+        cwd,
+        stdout: &stderr,
+        stderr: &stderr,
+    });
+    let running = running.map_err(|source| TaskError::Start {
+        program: argv.join(" "),
+        source,
+    })?;
+    watch.began(Pid::from_raw(-running.leader().as_raw()), None);
+    running.wait().map_err(TaskError::Supervise)?;
+    let cause = watch.ended();
+    running.reap().map_err(TaskError::Supervise)?;
+    Ok(cause)
 }
 
 /// Writes a script that is too long for an argument into the task's scratch folder.

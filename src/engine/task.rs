@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::local::unstarted;
 use super::memory::Kills;
 use super::outputs::{self, OutputError};
 use super::program;
-use super::slurm::{self, Ending, OwnJob};
+use super::slurm::{self, Ending, OwnJob, Step};
 use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
@@ -189,6 +190,38 @@ pub(super) fn once(
     }
     record.ended = Some(now());
     Ok(record)
+}
+
+/// The same on another node: a job step, which writes the record itself. Gives it; or, where it left none, one that says so.
+///
+/// # Errors
+/// A record that cannot be read.
+pub(super) fn elsewhere(
+    run: &RunDir,
+    stage: &StageName,
+    task: Numbered,
+    records: &Records,
+    step: &Step,
+    watch: &Watch,
+) -> io::Result<Record> {
+    let ran = program::step(
+        &step.argv(run.path(), &stage.0, task.index, task.attempt),
+        &step.env(),
+        run.path(),
+        watch,
+    );
+    let written = records.read_one(task.index)?;
+    let message = match (written, ran) {
+        (Some(record), Ok(_)) if record.outcome != Outcome::Running && record.attempt == task.attempt => return Ok(record),
+        (_, Ok(cause)) if cause != Cause::Own => "the task was stopped before it left a record".to_owned(),
+        (_, Ok(_)) => format!("the task ended on {} without a record: it was killed from outside", step.node),
+        (_, Err(error)) => format!("the task could not be started on {}: {}", step.node, with_causes(&error)),
+    };
+    Ok(Record {
+        attempt: task.attempt,
+        host: step.node.clone(),
+        ..unstarted(Outcome::Broken, message)
+    })
 }
 
 fn begun(attempt: u32, place: &Place) -> Record {

@@ -59,11 +59,17 @@ struct Program {
     time_up: Option<Instant>,
     /// It was told to stop: when it is killed.
     kill_at: Option<Instant>,
+    grace: Duration,
     over: bool,
 }
 
 impl Watch {
     pub fn new() -> Watch {
+        Watch::with_grace(GRACE)
+    }
+
+    /// `grace` is the time between SIGTERM and SIGKILL.
+    pub fn with_grace(grace: Duration) -> Watch {
         Watch {
             program: Mutex::new(Program {
                 pid: None,
@@ -71,6 +77,7 @@ impl Watch {
                 warned: false,
                 time_up: None,
                 kill_at: None,
+                grace,
                 over: false,
             }),
             changed: Condvar::new(),
@@ -154,7 +161,7 @@ impl Program {
     fn stop(&mut self, cause: Cause) {
         if self.kill_at.is_none() {
             self.cause = cause;
-            self.kill_at = Some(Instant::now() + GRACE);
+            self.kill_at = Some(Instant::now() + self.grace);
             self.send(Signal::SIGTERM);
         }
     }
@@ -165,7 +172,7 @@ impl Program {
         match (self.kill_at, self.time_up) {
             (Some(due), _) if due <= now => {
                 self.send(Signal::SIGKILL);
-                self.kill_at = Some(now + GRACE);
+                self.kill_at = Some(now + self.grace);
             }
             (None, Some(due)) if due <= now => self.stop(Cause::Time),
             _ => {}

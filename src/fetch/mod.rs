@@ -6,6 +6,7 @@ mod error;
 mod file;
 mod image;
 mod resolve;
+mod there;
 
 pub use all::all;
 pub use data::data;
@@ -13,3 +14,4 @@ pub use error::FetchError;
 pub use file::{Format, image_to};
 pub use image::{PullError, image};
 pub use resolve::{image_source, resolve};
+pub use there::is_there;

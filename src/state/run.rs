@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Journal, Records, read_plan};
 use crate::plan::{self, Plan};
-use crate::workflow::StageName;
+use crate::workflow::{StageName, Workflow};
 
 /// Who runs the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,15 @@ pub struct RunInfo {
     pub created: i64,
     /// dvrun's version.
     pub version: String,
+}
+
+/// `prepare.json`: what the run's first job brings into the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Preparation {
+    /// The images and data sets that are declared; its stages are in the plan.
+    pub workflow: Workflow,
+    /// No server is asked.
+    pub offline: bool,
 }
 
 /// What can be wrong with a run folder.
@@ -72,6 +81,8 @@ impl StateError {
 pub struct RunDir {
     path: PathBuf,
 }
+
+const PREPARATION: &str = "prepare.json";
 
 /// Where a run folder's name begins while it is being made.
 const DRAFT: &str = ".new-";
@@ -208,6 +219,22 @@ impl RunDir {
         let path = self.path.join("plan.json");
         fs::rename(self.path.join(draft), &path).map_err(at("replace", &path))?;
         sync_folder(&self.path)
+    }
+
+    /// Leaves images and data to the run's first job.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn prepare_later(&self, preparation: &Preparation) -> Result<(), StateError> {
+        self.write_json(PREPARATION, preparation)
+    }
+
+    /// What was left to the run's first job.
+    ///
+    /// # Errors
+    /// A run that left nothing to it, or a folder that cannot be read.
+    pub fn preparation(&self) -> Result<Preparation, StateError> {
+        self.read_json(PREPARATION)
     }
 
     pub fn journal_path(&self) -> PathBuf {
