@@ -3,7 +3,7 @@
 use dvrun::state::{Outcome, RunDir};
 use dvrun::workflow::StageName;
 
-use crate::support::{Sandbox, finish};
+use crate::support::{Running, Sandbox, finish};
 
 const FLOW: &str = "version: 1\nname: flow\nparams: {greeting: hello}\ndefaults: {image: none}\nstages:\n  \
     a:\n    array: 3\n    outputs: [\"work/a${{ array.index }}\"]\n    run: |\n      echo ${{ array.index }} >>work/a.starts\n      \
@@ -255,4 +255,32 @@ fn a_task_reads_its_part_of_the_plan() {
     assert!(run.plan_of(&b).unwrap_err().to_string().contains("format 99"));
     std::fs::write(&path, &text[..text.len() - 9]).unwrap();
     assert!(run.plan_of(&b).is_err() && run.plan().is_err());
+}
+
+#[test]
+fn a_run_is_watched_to_its_end() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: flow\ndefaults: {image: none}\nstages:\n  a: {run: 'while [ ! -e work/open ]; do sleep 0.1; done', outputs: [work]}\n  \
+         b: {needs: [a], run: 'exit 4'}\n  c: {needs: [b], array: 50, run: 'true'}\n"
+            .replace("outputs: [work]", "outputs: [\"work/*\"]"),
+    );
+    finish(sandbox.dvrun().args(["run", "--detach"]).arg(&file)).ok();
+    let watching = Running::start(sandbox.dvrun().args(["status", "--watch"]));
+    sandbox.write("work/open", "");
+    let seen = watching.finish().exits(1);
+    let last = seen.stdout.rsplit("flow (run ").next().unwrap_or_default();
+    assert!(last.contains("): failed\n") && last.contains("b: failed: exit status 4"), "{seen}");
+    // What never ran is one line, with its cause.
+    assert_eq!(last.matches("did not end well").count(), 1, "{seen}");
+    assert!(!last.contains("c/0"), "{seen}");
+    assert_eq!(
+        finish(sandbox.dvrun().args(["status", "--watch"]))
+            .exits(1)
+            .stdout
+            .matches("flow (run ")
+            .count(),
+        1
+    );
 }

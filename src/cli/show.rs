@@ -180,6 +180,18 @@ pub fn target(plan: &Plan, stage: &StageName, tasks: &plan::TaskSet) -> String {
     if all { stage.to_string() } else { format!("{stage}/{tasks}") }
 }
 
+/// The indices, or where they are too many for a line the first of them.
+pub fn some_of(tasks: &plan::TaskSet) -> String {
+    const RANGES: usize = 30;
+    match tasks.ranges().get(RANGES) {
+        None => tasks.to_string(),
+        Some(&(next, _)) => {
+            let first: plan::TaskSet = tasks.iter().take_while(|&index| index < next).collect();
+            format!("{first},… (--json lists them)")
+        }
+    }
+}
+
 /// A moment, given in Unix milliseconds, in this host's time zone.
 pub fn moment(milliseconds: i64) -> String {
     let moment = jiff::Timestamp::from_millisecond(milliseconds).unwrap_or_default();
