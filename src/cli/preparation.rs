@@ -9,9 +9,8 @@ use serde::Deserialize;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::file::Overrides;
 use super::images::Network;
-use super::prepare::{self, Prepared, Selected};
+use super::prepare::{self, Prepared, Selected, Wanted};
 use super::settings::Settings;
 use crate::engine::Provision;
 use crate::fetch;
@@ -116,17 +115,10 @@ impl Options {
 
 /// Reads, resolves and plans. Where a job prepares, this host may be one without a network: what cannot be asked is asked by
 /// the job.
-pub fn plan(
-    file: &Path,
-    overrides: &Overrides,
-    selected: &Selected,
-    options: &Options,
-    global: &Global,
-    settings: &Settings,
-) -> Result<Prepared, Failure> {
+pub fn plan(wanted: &Wanted, options: &Options, global: &Global, settings: &Settings) -> Result<Prepared, Failure> {
     match options.place(settings) {
-        Where::Here => prepare::plan(file, overrides, selected, global, settings),
-        Where::Job => prepare::preview(file, overrides, selected, global, settings),
+        Where::Here => prepare::plan(wanted, global, settings),
+        Where::Job => prepare::preview(wanted, global, settings),
     }
 }
 

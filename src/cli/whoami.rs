@@ -4,25 +4,21 @@ use clap::Args;
 use serde_json::json;
 
 use super::args::Global;
-use super::credentials;
+use super::credentials::{self, At};
 use super::failure::{Failure, Outcome, exit};
 use super::settings::Settings;
-use crate::registry::{self, Credential, Registry};
+use crate::registry::Credential;
 
 /// Show as whom a registry is asked
 #[derive(Args)]
 #[command(after_help = "Example:\n  dvrun whoami ghcr.io")]
 pub struct Arguments {
-    /// The registry's host
-    #[arg(default_value = "docker.io")]
-    registry: String,
+    #[command(flatten)]
+    at: At,
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
-    let registry: Registry = arguments.registry.parse().map_err(|error: registry::RegistryError| {
-        let hint = error.hint();
-        Failure::new(exit::USAGE, &error, hint)
-    })?;
+    let registry = arguments.at.registry()?;
     let user = match credentials::known(settings.home.as_deref()).find(registry.host(), "")? {
         Some(Credential::Password { user, .. }) => user,
         // A token says to its registry alone whose it is.

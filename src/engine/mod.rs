@@ -29,6 +29,6 @@ pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};
 pub use nodes::{Node, Nodes};
 pub use outputs::OutputError;
-pub use previous::{inherit, previous};
+pub use previous::{Makers, inherit, makers, previous};
 pub use ready::{Obstacle, Provision, obstacles};
 pub use status::{RunState, RunStatus, StageStatus, StatusError, TaskState, TaskStatus, status};

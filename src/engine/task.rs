@@ -315,7 +315,11 @@ fn perform(
     let mut task = plan::task(plan, &stage.name, index, run.path())?;
     task.resources = retry_resources(stage, attempt);
     outputs::remove(&task.outputs)?;
-    let mounts = mounts(&task.binds)?;
+    for bind in task.binds.iter().filter(|bind| bind.create) {
+        create_folder(&bind.source)?;
+    }
+    // The host's folders are where they are: there is nothing to mount.
+    let mounts = if task.image.is_some() { mounts(&task.binds)? } else { Vec::new() };
     let logs = run.task_logs(&stage.name, index);
     create_folder(&run.logs(&stage.name))?;
     let (stdout, stderr) = (create_file(&logs.0)?, create_file(&logs.1)?);
@@ -416,13 +420,10 @@ fn exit_text(exit: i32) -> String {
     }
 }
 
-/// Bind sources as they really are; folders for outputs are made. All are looked at before anything starts.
+/// Bind sources as they really are. All are looked at before anything starts.
 fn mounts(binds: &[ResolvedBind]) -> Result<Vec<Mount>, TaskError> {
     let mut mounts = Vec::with_capacity(binds.len());
     for bind in binds {
-        if bind.create {
-            create_folder(&bind.source)?;
-        }
         match fs::canonicalize(&bind.source) {
             Ok(source) => mounts.push(Mount {
                 source,

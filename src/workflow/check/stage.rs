@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::super::problem::{Problems, suggest};
 use super::super::raw::{Key, Kind, Node};
-use super::super::scope::Scope;
+use super::super::scope::{Scope, ScopeBuilder};
 use super::super::{Array, DataSource, Image, Need, Resources, Stage, StageName, StageUser, Template};
 use super::fields::{self, Fields, boolean, described, entries, list, shown};
 use super::templates::{self, Declared, Reach};
@@ -42,6 +42,8 @@ pub struct Around<'a> {
     pub images: &'a IndexMap<String, Image>,
     pub defaults: Option<Fields<'a>>,
     pub read: super::whole::Reader<'a>,
+    /// What templates of every stage may name.
+    pub common: ScopeBuilder,
 }
 
 impl<'a> Around<'a> {
@@ -163,29 +165,29 @@ pub fn stage<'n>(key: &Key, node: &'n Node, around: &Around<'n>, problems: &mut 
     })
 }
 
-/// The scopes of a few tasks. Where the store is, is not known yet: its folders stand under a name of their own.
+/// What all stages may name. Where the store is, is not known yet: its folders stand under a name of their own.
+pub fn common(declared: &Declared<'_>) -> ScopeBuilder {
+    let sets = declared.data.iter().map(|(name, set)| match &set.source {
+        DataSource::Path(path) => (name.as_str(), path.display().to_string(), Vec::new()),
+        DataSource::Archive(_) => (name.as_str(), format!("/store/{name}"), Vec::new()),
+        DataSource::Files(files) => (
+            name.as_str(),
+            format!("/store/{name}"),
+            files.iter().map(|file| file.name.as_str()).collect(),
+        ),
+    });
+    let digest = Digest::sha256(b"").to_string();
+    let images = declared.images.iter().map(|name| (name.as_str(), Some(digest.clone())));
+    Scope::builder().params(declared.params).data(sets).images(images).run("/run")
+}
+
+/// The scopes of a few tasks.
 fn samples(key: &Key, resources: &Resources, array: Option<&Array>, around: &Around<'_>) -> Vec<Scope> {
     let last = array.map_or(0, |array| array.count - 1);
     let mut indices = vec![0, last.min(1), last];
     indices.dedup();
     let scope = |index: u32| {
-        let sets = around.declared.data.iter().map(|(name, set)| match &set.source {
-            DataSource::Path(path) => (name.as_str(), path.display().to_string(), Vec::new()),
-            DataSource::Archive(_) => (name.as_str(), format!("/store/{name}"), Vec::new()),
-            DataSource::Files(files) => (
-                name.as_str(),
-                format!("/store/{name}"),
-                files.iter().map(|file| file.name.as_str()).collect(),
-            ),
-        });
-        let digest = Digest::sha256(b"").to_string();
-        let images = around.declared.images.iter().map(|name| (name.as_str(), Some(digest.clone())));
-        let scope = Scope::builder()
-            .params(around.declared.params)
-            .data(sets)
-            .images(images)
-            .stage(&key.text, resources)
-            .run("/run");
+        let scope = around.common.clone().stage(&key.text, resources);
         match array {
             Some(array) => scope.array(array, index).build(),
             None => scope.build(),
