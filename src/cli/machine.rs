@@ -57,7 +57,7 @@ fn each(text: &str) -> Vec<u32> {
             Some((count, times)) => (count, times.trim_end_matches(')')),
             None => (word, "1"),
         };
-        if let (Ok(count), Ok(times)) = (count.parse(), times.parse::<usize>()) {
+        if let (Ok(count), Ok(times)) = (count.parse::<u32>(), times.parse::<usize>()) {
             all.extend(std::iter::repeat_n(count, times.min(MOST)));
         }
     }

@@ -179,6 +179,8 @@ fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: 
         }
     });
     let slurm = settings.slurm();
+    // Nothing is ever written: it ends when this process does, whatever becomes of it.
+    let (alive, _held) = std::io::pipe().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
     let job = std::env::var("SLURM_JOB_ID").unwrap_or_default();
     let task = |stage: &StageName, index: u32, attempt: u32, node: Option<&str>| {
         let mut command = match node {
@@ -189,12 +191,16 @@ fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: 
                 command
             }
         };
+        let stdin = match node {
+            None => Stdio::null(),
+            Some(_) => alive.try_clone().map_or_else(|_| Stdio::null(), Stdio::from),
+        };
         command.arg("__task").arg(run.path()).arg(&stage.0).arg(index.to_string());
         command
             .args(["--attempt", &attempt.to_string()])
             .arg("--scratch")
             .arg(&settings.scratch);
-        command.stdin(Stdio::null());
+        command.args(node.map(|_| "--step")).stdin(stdin);
         command
     };
     let mut progress = |event: Progress| show::progress(run, plan, &event, global);

@@ -159,6 +159,7 @@ pub fn run(
                 scope.spawn(move || wait_for(command, next, pid_sender, ended_sender));
                 running.push(Running {
                     task: next,
+                    elsewhere: nodes.name(taken).is_some(),
                     taken,
                     pid: pid.recv().ok().flatten(),
                 });
@@ -224,6 +225,8 @@ pub fn run(
 struct Running {
     task: Ready,
     taken: Taken,
+    /// Its process here is an `srun`.
+    elsewhere: bool,
     pid: Option<Pid>,
 }
 
@@ -260,7 +263,13 @@ impl Stopping {
 }
 
 fn send(running: &[Running], signal: Signal) {
-    for pid in running.iter().filter_map(|task| task.pid) {
+    for task in running {
+        let Some(pid) = task.pid else { continue };
+        // `srun` hands on an interrupt, which means the same to the task behind it, and makes SIGKILL of SIGTERM.
+        let signal = match signal {
+            Signal::SIGTERM if task.elsewhere => Signal::SIGINT,
+            signal => signal,
+        };
         // A task that has just ended by itself is as good as one that was ended.
         signal::kill(pid, signal).unwrap_or_default();
     }

@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn each_machine_is_filled_and_given_back() {
         let mut nodes = Nodes::from(vec![node("c1", 2, 100, 0), node("c2", 4, 100, 1)]);
-        let mut start = |nodes: &mut Nodes, stage: &StagePlan| {
+        let start = |nodes: &mut Nodes, stage: &StagePlan| {
             let taken = nodes.place(stage, 0)?;
             nodes.take(taken);
             Some((nodes.name(taken).unwrap().to_owned(), taken))

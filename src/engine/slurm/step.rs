@@ -24,12 +24,15 @@ pub fn hostnames(slurm: &Slurm, list: &OsStr) -> Result<Vec<String>, CallError> 
 /// The step sees all of the job's cpus and memory on the node, as a task on this machine does, and shares them with others:
 /// what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
 /// the same ones for each step; without `--overlap` a step waits for the shell that this program was started from.
+///
+/// A step outlives an `srun` that is killed, but sees the end of its standard input then.
 pub fn step(slurm: &Slurm, job: &str, node: &str) -> Command {
     let mut command = Command::new("srun");
     // Without the variables that describe the job as a whole: as options of a step they contradict these.
     command.env_clear().envs(slurm.env.iter().map(|(name, value)| (name, value)));
     command.arg(format!("--jobid={job}")).arg(format!("--nodelist={node}"));
     command.args(["--nodes=1", "--ntasks=1", "--overlap", "--mem=0", "--cpu-bind=none", "--export=ALL"]);
-    command.args(["--input=none", "--quiet", "--job-name=dvrun"]);
+    // `srun` makes SIGKILL of SIGTERM; an interrupt it hands on, where it need not show how the tasks stand first.
+    command.args(["--disable-status", "--quiet", "--job-name=dvrun"]);
     command
 }
