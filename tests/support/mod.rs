@@ -4,6 +4,7 @@
 //! `CI=true` nothing may be absent. `tests/run` brings up all of it.
 
 mod checkout;
+mod cutter;
 pub mod faults;
 mod files;
 pub mod image;
@@ -16,6 +17,7 @@ mod valve;
 mod wait;
 
 pub use checkout::{binary, checkout};
+pub use cutter::Cutter;
 pub use files::FileServer;
 pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
 pub use process::{Running, dvrun, finish};
