@@ -1,5 +1,6 @@
 //! Images from a real registry, from servers that misbehave, and from layouts on disk.
 
+mod artifacts;
 mod conversations;
 mod faults;
 mod killed;
@@ -9,8 +10,12 @@ mod manners;
 mod progress;
 mod push;
 mod real;
+mod refusals;
 mod secrets;
 mod secured;
+mod tokens;
+mod transport;
+mod uploads;
 
 use std::path::Path;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use clap::Args;
 use super::failure::{Failure, exit};
 use crate::registry::{Credentials, Registry, RegistryError};
 
-/// Which registry `login`, `logout` and `whoami` are about.
+/// Which registry `login` and `logout` are about.
 #[derive(Args)]
 pub struct At {
     /// The registry's host, as in ghcr.io or 127.0.0.1:5000
@@ -20,11 +20,17 @@ impl At {
     /// # Errors
     /// What is no registry's name.
     pub fn registry(&self) -> Result<Registry, Failure> {
-        self.registry.parse().map_err(|error: RegistryError| {
-            let hint = error.hint();
-            Failure::new(exit::USAGE, &error, hint)
-        })
+        registry(&self.registry)
     }
+}
+
+/// # Errors
+/// What is no registry's name.
+pub fn registry(text: &str) -> Result<Registry, Failure> {
+    text.parse().map_err(|error: RegistryError| {
+        let hint = error.hint();
+        Failure::new(exit::USAGE, &error, hint)
+    })
 }
 
 /// What all commands log in with. `home` is the user's, if there is one.

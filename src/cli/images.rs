@@ -20,7 +20,8 @@ pub fn source(text: &str) -> Result<Source, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
     let path = Path::new(text);
     if (text.contains('/') && path.is_dir()) || path.is_file() {
-        return Ok(Source::Path(here.join(path)));
+        let path = std::path::absolute(path).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
+        return Ok(Source::Path(path));
     }
     let source: Source = text.parse().map_err(|error: crate::oci::SourceError| {
         let hint = error.hint();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::net::Event;
+use crate::runtime::size_of;
 
 /// Between two lines where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -191,13 +192,19 @@ impl Downloads {
     }
 }
 
+/// With the time left in sight on 80 columns, and on 60, where there is no room for a bar.
+const WIDE: &str = "  {msg:16!} [{wide_bar}] {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4} left";
+const NARROW: &str = "  {msg:12!} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4} left";
+const WIDE_COLUMNS: u16 = 76;
+
 fn bar(what: &str, done: u64, total: Option<u64>) -> ProgressBar {
     let (bar, style) = match total {
-        Some(total) => (
-            ProgressBar::new(total),
-            "  {msg:20!} [{bar:30}] {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4} left",
-        ),
-        None => (ProgressBar::new_spinner(), "  {msg:20!} {spinner} {bytes:>10} {bytes_per_sec:>12}"),
+        Some(total) => {
+            let columns = size_of(&std::io::stderr()).map_or(WIDE_COLUMNS, |(_, columns)| columns);
+            let style = if columns < WIDE_COLUMNS { NARROW } else { WIDE };
+            (ProgressBar::new(total), style)
+        }
+        None => (ProgressBar::new_spinner(), "  {msg:16!} {spinner} {bytes:>10} {bytes_per_sec:>12}"),
     };
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.with_style(style).with_message(what.to_owned()).with_position(done)

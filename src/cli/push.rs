@@ -12,7 +12,7 @@ use super::failure::{Failure, Outcome, exit};
 use super::images::{self, Network, with_session};
 use super::settings::Settings;
 use crate::oci::{Algorithm, Digest, Hasher, Reference, Source};
-use crate::registry::{self, Session};
+use crate::registry::{self, Extent, Session};
 use crate::sif::Sif;
 
 /// Put an image or a SIF file into a registry
@@ -25,7 +25,7 @@ pub struct Arguments {
     source: String,
     /// docker://HOST/NAME:TAG, or oras://HOST/NAME:TAG for a SIF file
     destination: String,
-    /// os/architecture[/variant] of the image; this host's otherwise
+    /// Only the image for this os/architecture[/variant]; all that there are otherwise
     #[arg(long)]
     platform: Option<String>,
 }
@@ -83,10 +83,11 @@ async fn image(session: &Session<'_>, arguments: &Arguments, reference: &Referen
             Failure::message(exit::USAGE, format!("{source} is no image of layers")).hint(format!("push a SIF file to oras://{reference}"))
         );
     }
-    let platform = images::platform(arguments.platform.as_deref())?;
-    let resolved = registry::resolve(session, &source, &platform).await?;
-    let pulled = registry::pull(session, &resolved, &|_, _| {}).await?;
-    Ok(registry::push_image(session, &resolved, &pulled, reference).await?)
+    let extent = match &arguments.platform {
+        Some(platform) => Extent::Platform(images::platform(Some(platform))?),
+        None => Extent::Whole,
+    };
+    Ok(registry::push_image(session, &source, &extent, reference).await?)
 }
 
 /// A SIF file of the user's, or of a registry.

@@ -32,6 +32,7 @@ struct File {
     /// How long a tag's digest is believed without asking again.
     tag_ttl: Option<String>,
     /// URL prefix → what stands in its place.
+    #[serde(deserialize_with = "net::replacements")]
     mirrors: IndexMap<String, String>,
     registries: IndexMap<String, net::RegistryOptions>,
     network: Option<net::Options>,
@@ -121,6 +122,10 @@ impl Settings {
         net.mirrors.extend(file.mirrors);
         net.registries.extend(file.registries);
         proxies(&mut net.proxy);
+        if net.certificate_folders.is_empty() {
+            let own = folder("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+            net.certificate_folders = certificate_folders(own);
+        }
         let exe = env::current_exe().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
         let user = nix::unistd::Uid::current();
         Ok(Settings {
@@ -203,11 +208,27 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
     let mut file: File =
         serde_yaml::from_str(&text).map_err(|error| Failure::message(exit::USAGE, format!("{}: {error}", path.display())))?;
     let path = std::path::absolute(path).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
-    let profiles = file
-        .profiles
-        .values_mut()
-        .flat_map(|profile| [&mut profile.cache, &mut profile.scratch]);
-    for folder in [&mut file.cache, &mut file.scratch].into_iter().chain(profiles).flatten() {
+    if let Some(net) = &mut file.network {
+        // One place for what may stand in two.
+        let own = std::mem::take(&mut file.registries);
+        file.registries = std::mem::take(&mut net.registries);
+        file.registries.extend(own);
+    }
+    let mut paths: Vec<&mut PathBuf> = [&mut file.cache, &mut file.scratch].into_iter().flatten().collect();
+    for profile in file.profiles.values_mut() {
+        paths.extend([&mut profile.cache, &mut profile.scratch].into_iter().flatten());
+    }
+    if let Some(net) = &mut file.network {
+        paths.extend(&mut net.ca_certificates);
+        paths.extend(&mut net.client_certificate);
+        paths.extend(&mut net.certificate_folders);
+    }
+    for registry in file.registries.values_mut() {
+        paths.extend(&mut registry.ca_certificates);
+        paths.extend(&mut registry.client_certificate);
+        paths.extend(&mut registry.client_key);
+    }
+    for folder in paths {
         *folder = match (folder.strip_prefix("~"), home) {
             (Ok(rest), Some(home)) => home.join(rest),
             (Ok(_), None) => {
@@ -217,10 +238,21 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
                 ));
             }
             // As paths in a workflow file: relative to the file that says so.
-            (Err(_), _) => path.parent().unwrap_or(Path::new("/")).join(&folder),
+            (Err(_), _) => path.parent().unwrap_or(Path::new("/")).join(&*folder),
         };
     }
     Ok(Some(file))
+}
+
+/// Where Podman and Docker look for the certificates of a host, in this order.
+fn certificate_folders(own: Option<PathBuf>) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    folders.extend(own.iter().map(|own| own.join("containers/certs.d")));
+    folders.push("/etc/containers/certs.d".into());
+    // Docker without root.
+    folders.extend(own.iter().map(|own| own.join("docker/certs.d")));
+    folders.push("/etc/docker/certs.d".into());
+    folders
 }
 
 /// What the usual variables say, where the configuration is silent.

@@ -168,6 +168,7 @@ pub(super) fn on_host(task: &Task, place: &Place, supervision: Supervision, stdo
         argv: &argv,
         env: &env,
         cwd: &task.cwd,
+        stdin: None,
         stdout,
         stderr,
     });
@@ -191,7 +192,7 @@ pub(super) fn on_host(task: &Task, place: &Place, supervision: Supervision, stdo
 }
 
 /// Runs the command that starts a task on another node; what it complains of goes where this program's complaints go.
-pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch: &Watch) -> Result<Cause, TaskError> {
+pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, stdin: &File, watch: &Watch) -> Result<Cause, TaskError> {
     let stderr = io::stderr()
         .as_fd()
         .try_clone_to_owned()
@@ -201,6 +202,7 @@ pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch:
         argv,
         env,
         cwd,
+        stdin: Some(stdin),
         stdout: &stderr,
         stderr: &stderr,
     });
@@ -208,7 +210,7 @@ pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch:
         program: argv.join(" "),
         source,
     })?;
-    watch.began(Pid::from_raw(-running.leader().as_raw()), None);
+    watch.began(running.leader(), None);
     running.wait().map_err(TaskError::Supervise)?;
     let cause = watch.ended();
     running.reap().map_err(TaskError::Supervise)?;

@@ -210,6 +210,7 @@ pub(super) fn elsewhere(
         &step.argv(run.path(), &stage.0, task.index, task.attempt),
         &step.env(),
         run.path(),
+        &step.lifeline.stdin,
         watch,
     );
     let written = records.read_one(task.index)?;

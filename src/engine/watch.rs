@@ -61,17 +61,25 @@ struct Program {
     time_up: Option<Instant>,
     /// It was told to stop: when it is killed.
     kill_at: Option<Instant>,
+    /// What tells it to stop.
+    told_by: Signal,
+    /// Between that and SIGKILL.
     grace: Duration,
     over: bool,
 }
 
 impl Watch {
     pub fn new() -> Watch {
-        Watch::with_grace(GRACE)
+        Watch::telling(Signal::SIGTERM, GRACE)
     }
 
-    /// `grace` is the time between SIGTERM and SIGKILL.
-    pub fn with_grace(grace: Duration) -> Watch {
+    /// Of what hands a signal on to a task elsewhere, which needs time to end its program and to write its record.
+    pub fn of_step() -> Watch {
+        // `srun` makes SIGKILL of SIGTERM.
+        Watch::telling(Signal::SIGINT, GRACE * 3 / 2)
+    }
+
+    fn telling(stop: Signal, grace: Duration) -> Watch {
         Watch {
             program: Mutex::new(Program {
                 pid: None,
@@ -79,6 +87,7 @@ impl Watch {
                 warned: false,
                 time_up: None,
                 kill_at: None,
+                told_by: stop,
                 grace,
                 over: false,
             }),
@@ -99,7 +108,7 @@ impl Watch {
         program.pid = Some(pid);
         program.time_up = limit.map(|limit| Instant::now() + limit);
         if program.kill_at.is_some() {
-            program.send(Signal::SIGTERM);
+            program.send(program.told_by);
         }
         self.changed.notify_all();
     }
@@ -164,7 +173,7 @@ impl Program {
         if self.kill_at.is_none() {
             self.cause = cause;
             self.kill_at = Some(Instant::now() + self.grace);
-            self.send(Signal::SIGTERM);
+            self.send(self.told_by);
         }
     }
 

@@ -1,17 +1,17 @@
 //! Requests: one client, bounded connections, redirects followed by hand, tries repeated.
 
+use std::collections::HashMap;
 use std::error::Error as _;
-use std::fs;
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Certificate, Identity, Method, NoProxy, Response, StatusCode, Url};
+use reqwest::{Method, NoProxy, Response, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::backoff::{delay, is_transient, retry_after};
+use super::tls::{self, HostTls};
 use super::url::same_origin;
 use super::{Event, NetError, Options, Progress, Refusal, redact};
 
@@ -24,9 +24,18 @@ const REFUSAL_MAX: u64 = 64 << 10;
 /// The one way to the network; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    http: Pair,
     options: Arc<Options>,
     permits: Arc<Semaphore>,
+    /// By host and port, where TLS was spoken with.
+    by_host: Arc<Mutex<HashMap<String, Pair>>>,
+}
+
+/// To receive and to send: who sends a large body gets no answer for as long as that takes, which reqwest would call a time-out.
+#[derive(Clone, Debug)]
+struct Pair {
+    down: reqwest::Client,
+    up: reqwest::Client,
 }
 
 /// What to ask for. An `Authorization` among the headers stays with the URL's own scheme, host and port.
@@ -83,6 +92,11 @@ impl Request {
 }
 
 impl Answer {
+    /// Whether it may be another one in a while.
+    pub fn is_transient(&self) -> bool {
+        is_transient(self.status)
+    }
+
     /// The answer as an error.
     pub fn refused(self) -> NetError {
         NetError::Refused(Box::new(Refusal {
@@ -95,52 +109,37 @@ impl Answer {
 }
 
 impl Client {
-    /// Reads the certificates that the options name; asks nobody yet.
+    /// Reads the certificates that the options name for all hosts; asks nobody yet.
     pub fn new(options: Options) -> Result<Client, NetError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(&options.user_agent)
-            .redirect(reqwest::redirect::Policy::none())
-            // The environment is the command line's to read; it hands proxies over in the options.
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(Duration::from_secs(options.connect_timeout))
-            .read_timeout(Duration::from_secs(options.read_timeout))
-            .http2_adaptive_window(true)
-            .http2_max_header_list_size(64 << 10);
-        for path in &options.ca_certificates {
-            let pem = fs::read(path).map_err(io_error("read", path))?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|source| NetError::Certificate {
-                path: path.clone(),
-                source,
-            })?;
-            for certificate in certificates {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
-        if let Some(path) = &options.client_certificate {
-            let pem = fs::read(path).map_err(io_error("read", path))?;
-            let identity = Identity::from_pem(&pem).map_err(|source| NetError::Certificate {
-                path: path.clone(),
-                source,
-            })?;
-            builder = builder.identity(identity);
-        }
-        let direct = options.proxy.none_for.as_deref().and_then(NoProxy::from_string);
-        if let Some(url) = &options.proxy.http {
-            let proxy = reqwest::Proxy::http(url).map_err(|_| proxy_error(url))?;
-            builder = builder.proxy(proxy.no_proxy(direct.clone()));
-        }
-        if let Some(url) = &options.proxy.https {
-            let proxy = reqwest::Proxy::https(url).map_err(|_| proxy_error(url))?;
-            builder = builder.proxy(proxy.no_proxy(direct));
-        }
-        let http = builder.build().map_err(NetError::Setup)?;
+        let http = Pair::build(&options, &HostTls::default())?;
         let permits = Arc::new(Semaphore::new(options.connections.max(1)));
         Ok(Client {
             http,
             options: Arc::new(options),
             permits,
+            by_host: Arc::default(),
         })
+    }
+
+    /// The client for the host of `url`: one of its own where that wants certificates of its own, so that no other host is
+    /// shown them.
+    fn http_for(&self, url: &Url) -> Result<Pair, NetError> {
+        if url.scheme() != "https" {
+            return Ok(self.http.clone());
+        }
+        let name = tls::names(url).swap_remove(0);
+        let mut by_host = self.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(http) = by_host.get(&name) {
+            return Ok(http.clone());
+        }
+        let found = tls::find(&self.options, url)?;
+        let http = if found == HostTls::default() {
+            self.http.clone()
+        } else {
+            Pair::build(&self.options, &found)?
+        };
+        by_host.insert(name, http.clone());
+        Ok(http)
     }
 
     pub fn options(&self) -> &Options {
@@ -169,7 +168,7 @@ impl Client {
             failures += 1;
             let wait = match &result {
                 Ok(answer) if is_transient(answer.status) => self.wait_after(&answer.headers, failures),
-                Err(error) if is_passing(error) => Some(self.delay(failures)),
+                Err(error) if error.is_passing() => Some(self.delay(failures)),
                 _ => None,
             };
             let attempts = self.attempts(result.as_ref().err());
@@ -198,7 +197,9 @@ impl Client {
         let mut url = request.url.clone();
         let mut headers = request.headers.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut builder = self.http.request(request.method.clone(), url.clone()).headers(headers.clone());
+            let Pair { down, up } = self.http_for(&url)?;
+            let http = if stream.is_some() { up } else { down };
+            let mut builder = http.request(request.method.clone(), url.clone()).headers(headers.clone());
             if let Some(stream) = stream.take() {
                 builder = builder.body(stream);
             } else if let Some(body) = &request.body {
@@ -227,7 +228,8 @@ impl Client {
     /// Whether `url`'s server speaks TLS, trusted or not. Asked once; a server that cannot be reached does not.
     pub async fn speaks_tls(&self, url: Url) -> bool {
         match self.once(&Request::get(url)).await {
-            Err(NetError::Transport { source, .. }) => is_certificate(&source),
+            // What comes after the handshake is said in TLS, be it that a certificate of ours is missing.
+            Err(NetError::Transport { source, .. }) => !source.is_connect() || is_certificate(&source),
             _ => true,
         }
     }
@@ -238,6 +240,12 @@ impl Client {
         let unreachable = matches!(error, Some(NetError::Transport { source, .. }) if source.is_connect());
         let most = if unreachable { UNREACHABLE_MAX } else { u32::MAX };
         self.options.attempts.clamp(1, most)
+    }
+
+    /// How long to wait after so many failures, the last of them an answer with these headers; `None`: another try is not worth
+    /// it, or not for so long.
+    pub fn patience(&self, failures: u32, headers: &HeaderMap) -> Option<Duration> {
+        self.wait_after(headers, failures).filter(|_| failures < self.attempts(None))
     }
 
     pub(super) fn delay(&self, failures: u32) -> Duration {
@@ -251,6 +259,47 @@ impl Client {
             None => Some(self.delay(failures)),
         }
     }
+}
+
+impl Pair {
+    fn build(options: &Options, host: &HostTls) -> Result<Pair, NetError> {
+        let patience = Duration::from_secs(options.read_timeout);
+        Ok(Pair {
+            down: build(options, host)?.read_timeout(patience).build().map_err(NetError::Setup)?,
+            up: build(options, host)?.build().map_err(NetError::Setup)?,
+        })
+    }
+}
+
+/// A client with what the options say, and what `host` wants beside it.
+fn build(options: &Options, host: &HostTls) -> Result<reqwest::ClientBuilder, NetError> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(&options.user_agent)
+        .redirect(reqwest::redirect::Policy::none())
+        // The environment is the command line's to read; it hands proxies over in the options.
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(Duration::from_secs(options.connect_timeout))
+        .http2_adaptive_window(true)
+        .http2_max_header_list_size(64 << 10);
+    let for_all = HostTls {
+        authorities: options.ca_certificates.clone(),
+        identity: match host.identity {
+            None => options.client_certificate.clone().map(|certificate| (certificate, None)),
+            Some(_) => None,
+        },
+    };
+    builder = tls::apply(tls::apply(builder, &for_all)?, host)?;
+    let direct = options.proxy.none_for.as_deref().and_then(NoProxy::from_string);
+    if let Some(url) = &options.proxy.http {
+        let proxy = reqwest::Proxy::http(url).map_err(|_| proxy_error(url))?;
+        builder = builder.proxy(proxy.no_proxy(direct.clone()));
+    }
+    if let Some(url) = &options.proxy.https {
+        let proxy = reqwest::Proxy::https(url).map_err(|_| proxy_error(url))?;
+        builder = builder.proxy(proxy.no_proxy(direct));
+    }
+    Ok(builder)
 }
 
 /// Says why, and waits.
@@ -310,21 +359,17 @@ fn redirect(request: &Request, url: &Url, response: &Response) -> Result<Option<
     }
 }
 
-/// Whether another try may bring what this one did not.
-pub(super) fn is_passing(error: &NetError) -> bool {
-    match error {
-        NetError::Transport { source, .. } => !source.is_builder() && !is_certificate(source),
-        NetError::Truncated { .. } | NetError::Range { .. } => true,
-        _ => false,
-    }
+/// A certificate that is wrong now is wrong in a minute, too. rustls' errors are no part of reqwest's interface; the
+/// word is in all that are about certificates, the server's (`invalid peer certificate`) or ours (`CertificateRequired`).
+pub(super) fn is_certificate(error: &reqwest::Error) -> bool {
+    says(error, "certificate")
 }
 
-/// A certificate that is wrong now is wrong in a minute, too. rustls' errors are no part of reqwest's interface; the
-/// word is in all that are about certificates.
-fn is_certificate(error: &reqwest::Error) -> bool {
+/// Whether one of an error's causes says `word`, in capitals or not.
+pub(super) fn says(error: &reqwest::Error, word: &str) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
-        if cause.to_string().contains("certificate") {
+        if cause.to_string().to_ascii_lowercase().contains(word) {
             return true;
         }
         source = cause.source();
@@ -348,11 +393,6 @@ fn transport(url: &Url) -> impl FnOnce(reqwest::Error) -> NetError + use<> {
         url,
         source: source.without_url(),
     }
-}
-
-fn io_error(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> NetError {
-    let path = path.to_owned();
-    move |source| NetError::Io { doing, path, source }
 }
 
 fn proxy_error(url: &str) -> NetError {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task;
 
 use super::backoff::is_transient;
-use super::client::{Reply, is_passing, pause, reason};
+use super::client::{Reply, pause, reason};
 use super::parallel::Ranges;
 use super::partial::{Earlier, Partial};
 use super::range::ContentRange;
@@ -262,7 +262,7 @@ async fn receive(
 }
 
 fn failed(partial: Partial, error: NetError) -> Result<(Partial, Outcome), NetError> {
-    let passing = is_passing(&error) || error.refusal().is_some();
+    let passing = error.is_passing() || error.refusal().is_some();
     if passing { failed_for_now(partial, error) } else { Err(error) }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
+use super::client::{is_certificate, says};
 use crate::oci::Digest;
 
 /// A failed request or download.
@@ -32,6 +33,8 @@ pub enum NetError {
         expected: u64,
         attempts: u32,
     },
+    #[error("{url} took nothing and said nothing for {seconds} s")]
+    Stalled { url: String, seconds: u64 },
     #[error("{url} answered with another part than was asked for")]
     Range { url: String },
     #[error("{url} is not what it should be: its checksum is {actual}, expected {expected}")]
@@ -44,6 +47,8 @@ pub enum NetError {
     },
     #[error("{} is no usable certificate", path.display())]
     Certificate { path: PathBuf, source: reqwest::Error },
+    #[error("{} has no key: {} is not there", certificate.display(), key.display())]
+    NoKey { certificate: PathBuf, key: PathBuf },
     #[error("the proxy `{0}` is not a URL that can be used")]
     Proxy(String),
     #[error("cannot set up HTTP")]
@@ -80,6 +85,15 @@ impl fmt::Debug for Refusal {
 }
 
 impl NetError {
+    /// Whether another try may bring what this one did not.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            NetError::Transport { source, .. } => !source.is_builder() && !is_certificate(source),
+            NetError::Truncated { .. } | NetError::Range { .. } | NetError::Stalled { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What the server refused with, if that is what happened.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -90,6 +104,15 @@ impl NetError {
 
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            NetError::Transport { source, .. } if says(source, "certificaterequired") || says(source, "certificate required") => {
+                "the server wants to see a certificate of yours: give `client_certificate` and `client_key` under `registries` in the \
+                 configuration, or put client.cert and client.key into ~/.config/containers/certs.d/HOST"
+            }
+            NetError::Transport { source, .. } if is_certificate(source) => {
+                "if the server's certificate is signed by an authority of your site, give that as `ca_certificates` under `registries` in \
+                 the configuration, or put it into ~/.config/containers/certs.d/HOST as ca.crt"
+            }
+            NetError::NoKey { .. } => "a client certificate NAME.cert needs NAME.key beside it; an authority's file ends in .crt",
             NetError::Transport { source, .. } if source.is_connect() => {
                 "check the network, and the proxy and certificate settings in the configuration"
             }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task;
 
 use super::backoff::is_transient;
-use super::client::{Reply, is_passing, pause, reason};
+use super::client::{Reply, pause, reason};
 use super::download::joined;
 use super::partial::{Partial, Piece};
 use super::parts::Span;
@@ -133,7 +133,7 @@ impl Client {
                 Err(error) => Err((error, None)),
             };
             let Err((error, wait)) = result else { continue };
-            if !is_passing(&error) && error.refusal().is_none() {
+            if !error.is_passing() && error.refusal().is_none() {
                 return Err(Stop::Error(error));
             }
             if span.from > before {

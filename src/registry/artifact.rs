@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use indexmap::IndexMap;
 use serde_json::json;
 
 use super::layout::MANIFEST;
-use super::push::{LocalBlob, push};
+use super::push::push;
+use super::upload::{BlobPlace, PushBlob};
 use super::{RegistryError, Session};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Source};
 
@@ -96,13 +98,25 @@ pub async fn push_sif(
             "annotations": {"org.opencontainers.image.title": title},
         }],
     });
-    let blobs = [
-        LocalBlob {
-            digest: &config,
-            size: CONFIG.len() as u64,
-            path: &config_path,
-        },
-        LocalBlob { digest, size, path },
-    ];
+    let (config, file) = (
+        descriptor(SIF_CONFIG, config, CONFIG.len() as u64),
+        descriptor(SIF_LAYER, digest.clone(), size),
+    );
+    let blobs = [(&config, config_path.as_path()), (&file, path)].map(|(blob, path)| PushBlob {
+        blob,
+        place: BlobPlace::File(path),
+    });
     push(session, reference, &blobs, manifest.to_string().as_bytes(), MANIFEST).await
+}
+
+fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        urls: Vec::new(),
+        annotations: IndexMap::new(),
+        platform: None,
+        artifact_type: None,
+    }
 }

@@ -23,9 +23,17 @@ const RENEWALS_MAX: usize = 3;
 const TOKEN_MAX: u64 = 1 << 20;
 const CLIENT_ID: &str = "dvrun";
 
-/// `Authorization` headers by base URL and repository.
+/// What is known to be accepted, by base URL and repository.
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<(String, String), HeaderValue>>);
+pub(super) struct Tokens(Mutex<HashMap<(String, String), Accepted>>);
+
+#[derive(Clone)]
+struct Accepted {
+    /// The `Authorization` header.
+    value: HeaderValue,
+    /// What it was asked for, the newest first: a larger token has to be good for all of it.
+    scopes: Vec<String>,
+}
 
 /// A token server's answer: the two names are both in use.
 #[derive(Deserialize)]
@@ -38,6 +46,11 @@ struct TokenAnswer {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Subject<'a> {
     Repository(&'a Reference),
+    /// A repository to push to, and another of the same registry to take blobs from.
+    Push {
+        reference: &'a Reference,
+        from: Option<&'a str>,
+    },
     /// The registry itself, by its name: whether one may log in there.
     Registry(&'a str),
 }
@@ -46,7 +59,7 @@ impl Subject<'_> {
     /// Empty for the registry itself.
     fn repository(&self) -> &str {
         match self {
-            Subject::Repository(reference) => reference.repository(),
+            Subject::Repository(reference) | Subject::Push { reference, .. } => reference.repository(),
             Subject::Registry(_) => "",
         }
     }
@@ -55,14 +68,23 @@ impl Subject<'_> {
     fn scope(&self) -> String {
         match self {
             Subject::Repository(reference) => format!("repository:{}:pull", reference.repository()),
+            Subject::Push { reference, .. } => format!("repository:{}:pull,push", reference.repository()),
             Subject::Registry(_) => String::new(),
+        }
+    }
+
+    /// What no challenge says, since it is not asked for it: a registry takes a blob from where one may read.
+    fn also(&self) -> Option<String> {
+        match self {
+            Subject::Push { from: Some(from), .. } => Some(format!("repository:{from}:pull")),
+            _ => None,
         }
     }
 
     /// For people.
     pub(super) fn name(&self) -> String {
         match self {
-            Subject::Repository(reference) => format!("docker://{reference}"),
+            Subject::Repository(reference) | Subject::Push { reference, .. } => format!("docker://{reference}"),
             Subject::Registry(host) => (*host).to_owned(),
         }
     }
@@ -92,7 +114,8 @@ impl<'a> Authorization<'a> {
 
     /// The request with what is known to be accepted.
     pub(super) async fn sign(&mut self, session: &Session<'_>, request: &Request) -> Request {
-        self.used = session.tokens.0.lock().await.get(&self.key()).cloned();
+        let tokens = session.tokens.0.lock().await;
+        self.used = tokens.get(&self.key()).map(|accepted| accepted.value.clone());
         match &self.used {
             Some(value) => request.clone().header(AUTHORIZATION, value.clone()),
             None => request.clone(),
@@ -111,9 +134,11 @@ impl<'a> Authorization<'a> {
         self.renewals += 1;
         // Held while a token is fetched: downloads that fail together need only one.
         let mut tokens = session.tokens.0.lock().await;
-        if tokens.get(&self.key()) != self.used.as_ref() {
+        let known = tokens.get(&self.key());
+        if known.map(|accepted| &accepted.value) != self.used.as_ref() {
             return Ok(true);
         }
+        let earlier = known.map(|accepted| accepted.scopes.clone()).unwrap_or_default();
         if offered.is_empty() {
             // gcr.io leaves the header out on some requests.
             let ping = Request::get(self.endpoint.ping()?);
@@ -126,22 +151,40 @@ impl<'a> Authorization<'a> {
         }
         let credential = self.credential(session).await?;
         for challenge in offered {
+            let mut scopes = Vec::new();
             let value = match (challenge, &credential) {
                 (Challenge::Bearer { realm, service, scope, .. }, _) => {
-                    let scope = scope.unwrap_or_else(|| self.subject.scope());
-                    self.token(session, &realm, service.as_deref(), &scope, credential.as_ref()).await?
+                    let newest = scope.unwrap_or_else(|| self.subject.scope());
+                    scopes = self.scopes(&newest, &earlier);
+                    let asked = Asked {
+                        realm: &realm,
+                        service: service.as_deref(),
+                        scopes: &scopes,
+                    };
+                    self.token(session, &asked, credential.as_ref()).await?
                 }
                 (Challenge::Basic, Some(Credential::Password { user, password })) => Some(basic(user, password)),
                 (Challenge::Basic, _) => None,
             };
             // The same again would be refused again.
             if let Some(value) = value.filter(|value| Some(value) != self.used.as_ref()) {
-                tokens.insert(self.key(), value);
+                tokens.insert(self.key(), Accepted { value, scopes });
                 return Ok(true);
             }
         }
         tokens.remove(&self.key());
         Ok(false)
+    }
+
+    /// What a challenge asks for, before what was granted earlier: some servers read only the first.
+    fn scopes(&self, newest: &str, earlier: &[String]) -> Vec<String> {
+        let mut scopes: Vec<String> = newest.split_terminator(' ').map(str::to_owned).collect();
+        for old in earlier.iter().cloned().chain(self.subject.also()) {
+            if !scopes.iter().any(|scope| covers(scope, &old)) {
+                scopes.push(old);
+            }
+        }
+        scopes
     }
 
     /// On a thread of its own: a credential helper may ask a key ring, or a person.
@@ -159,12 +202,10 @@ impl<'a> Authorization<'a> {
     async fn token(
         &self,
         session: &Session<'_>,
-        realm: &str,
-        service: Option<&str>,
-        scope: &str,
+        asked: &Asked<'_>,
         credential: Option<&Credential>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        let Some(realm) = Url::parse(realm).ok().filter(|url| self.may_ask(url)) else {
+        let Some(realm) = Url::parse(asked.realm).ok().filter(|url| self.may_ask(url)) else {
             return Ok(None);
         };
         if let Some(Credential::IdentityToken(identity)) = credential {
@@ -173,7 +214,7 @@ impl<'a> Authorization<'a> {
                 ("client_id", CLIENT_ID),
                 ("refresh_token", identity),
             ];
-            let answer = self.post(session, &realm, service, scope, &form).await?;
+            let answer = self.post(session, &realm, asked, &form).await?;
             // Servers without OAuth2 take the same token by GET.
             if !matches!(answer.status.as_u16(), 404 | 405) {
                 return self.bearer(answer).map(Some);
@@ -182,8 +223,8 @@ impl<'a> Authorization<'a> {
         let mut url = realm;
         {
             let mut query = url.query_pairs_mut();
-            query.extend_pairs(service.map(|service| ("service", service)));
-            query.extend_pairs(scope.split_terminator(' ').map(|scope| ("scope", scope)));
+            query.extend_pairs(asked.service.map(|service| ("service", service)));
+            query.extend_pairs(asked.scopes.iter().map(|scope| ("scope", scope)));
             query.extend_pairs(credential.map(|_| ("client_id", CLIENT_ID)));
         }
         let mut request = Request::get(url);
@@ -196,21 +237,15 @@ impl<'a> Authorization<'a> {
         self.bearer(answer.map_err(|error| self.error(error))?).map(Some)
     }
 
-    async fn post(
-        &self,
-        session: &Session<'_>,
-        realm: &Url,
-        service: Option<&str>,
-        scope: &str,
-        form: &[(&str, &str)],
-    ) -> Result<Answer, RegistryError> {
+    async fn post(&self, session: &Session<'_>, realm: &Url, asked: &Asked<'_>, form: &[(&str, &str)]) -> Result<Answer, RegistryError> {
+        let scope = asked.scopes.join(" ");
         // A query is a form's encoding.
         let mut encoded = Url::parse("http://form/").expect("a URL");
         encoded
             .query_pairs_mut()
             .extend_pairs(form)
-            .extend_pairs(service.map(|service| ("service", service)))
-            .extend_pairs((!scope.is_empty()).then_some(("scope", scope)));
+            .extend_pairs(asked.service.map(|service| ("service", service)))
+            .extend_pairs((!scope.is_empty()).then_some(("scope", scope.as_str())));
         let mut request = Request::get(realm.clone()).header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         request.method = Method::POST;
         request.body = encoded.query().map(|query| Bytes::copy_from_slice(query.as_bytes()));
@@ -259,6 +294,24 @@ impl<'a> Authorization<'a> {
     }
 }
 
+/// A question to a token server.
+struct Asked<'a> {
+    realm: &'a str,
+    service: Option<&'a str>,
+    scopes: &'a [String],
+}
+
+/// Whether what `scope` (`repository:lab/x:pull,push`) grants has all of `other` in it.
+fn covers(scope: &str, other: &str) -> bool {
+    let split = |scope: &str| scope.rsplit_once(':').map(|(what, actions)| (what.to_owned(), actions.to_owned()));
+    match (split(scope), split(other)) {
+        (Some((what, actions)), Some((same, wanted))) if what == same => {
+            wanted.split(',').all(|wanted| actions.split(',').any(|action| action == wanted))
+        }
+        _ => scope == other,
+    }
+}
+
 /// `user:password` as RFC 7617 has it.
 fn basic(user: &str, password: &str) -> HeaderValue {
     let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
@@ -270,6 +323,30 @@ fn basic(user: &str, password: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scopes_that_are_granted_stay_and_the_newest_is_first() {
+        let reference: Reference = "h.example/lab/x".parse().unwrap();
+        let endpoint = Endpoint {
+            base: "https://h.example/".parse().unwrap(),
+            host: "h.example".to_owned(),
+        };
+        let of = |from, newest: &str, earlier: &[&str]| {
+            let subject = Subject::Push {
+                reference: &reference,
+                from,
+            };
+            let earlier: Vec<String> = earlier.iter().map(|scope| (*scope).to_owned()).collect();
+            Authorization::new(&endpoint, subject).scopes(newest, &earlier).join(" ")
+        };
+        let (pull, push, other) = ("repository:lab/x:pull", "repository:lab/x:pull,push", "repository:lab/y:pull");
+        assert_eq!(of(None, push, &[pull]), push);
+        assert_eq!(of(None, pull, &[push]), format!("{pull} {push}"));
+        assert_eq!(of(Some("lab/y"), push, &[]), format!("{push} {other}"));
+        assert_eq!(of(Some("lab/y"), push, &[pull, other]), format!("{push} {other}"));
+        assert_eq!(of(None, "*", &["*"]), "*");
+        assert_eq!(of(None, "", &[]), "");
+    }
 
     #[test]
     fn secrets_go_over_tls_or_where_all_is_plain() {

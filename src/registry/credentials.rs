@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use serde_json::Value;
 
-use super::RegistryError;
+use super::{RegistryError, TOKEN_USER};
 
 /// Under which Docker keeps its own registry's credentials.
 pub(super) const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -47,6 +47,10 @@ impl Credentials {
         }
     }
 
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// Goes before what the files say.
     pub fn insert(&mut self, host: &str, credential: Credential) {
         self.by_host.insert(host.to_owned(), credential);
@@ -82,7 +86,7 @@ fn from_file(path: &Path, host: &str, repository: &str) -> Result<Option<Credent
     match docker_credential::get_credential_from_reader(bytes.as_slice(), &key) {
         Ok(DockerCredential::UsernamePassword(user, password)) if user.is_empty() && password.is_empty() => Ok(None),
         // Docker's way to keep an identity token with a user's name.
-        Ok(DockerCredential::UsernamePassword(user, password)) if user == "<token>" => Ok(Some(Credential::IdentityToken(password))),
+        Ok(DockerCredential::UsernamePassword(user, password)) if user == TOKEN_USER => Ok(Some(Credential::IdentityToken(password))),
         Ok(DockerCredential::UsernamePassword(user, password)) => Ok(Some(Credential::Password { user, password })),
         Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Credential::IdentityToken(token))),
         Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),

@@ -44,10 +44,19 @@ pub enum RegistryError {
     },
     #[error("cannot take credentials for {host} from {}: {why}", path.display())]
     Credentials { path: PathBuf, host: String, why: String },
+    #[error("cannot list the credentials of {}: {why}", path.display())]
+    CredentialFile { path: PathBuf, why: String },
     #[error("cannot keep credentials for {host} in {}: {why}", path.display())]
     Keep { path: PathBuf, host: String, why: String },
     #[error("{host} does not say where to upload a blob of {image}")]
     NoUpload { image: String, host: String },
+    #[error("{host} has {done} of {size} bytes of the blob {digest} and asks for no more")]
+    UploadLength {
+        host: String,
+        digest: Digest,
+        done: u64,
+        size: u64,
+    },
     #[error("{image} is not a SIF file kept in a registry")]
     NoArtifact { image: String },
     #[error("{image} is a file or a folder, not an image of layers")]
@@ -190,6 +199,15 @@ impl RegistryError {
         move |source| RegistryError::Io { doing, path, source }
     }
 
+    /// The innermost cause in a line, or what the registry said.
+    pub(super) fn reason(&self) -> String {
+        let mut cause: &dyn std::error::Error = self;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        cause.to_string()
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -217,10 +235,14 @@ fn refused_hint(host: &str, status: u16, errors: &[ApiError]) -> Option<String> 
     let code = errors.first().map(|error| error.code.as_str()).unwrap_or_default();
     let hint = match (code, status) {
         ("TOOMANYREQUESTS", _) | (_, 429) => {
-            format!("the quota of {host} is used up: wait, log in, or set a mirror (`registries` in the configuration)")
+            format!(
+                "the quota of {host} is used up: wait, log in with `dvrun login {host}`, or set a mirror (`registries` in the configuration)"
+            )
         }
         ("UNAUTHORIZED" | "DENIED", _) | (_, 401 | 403) => {
-            "it is private, or it does not exist: registries do not tell which. Check the name, or log in".to_owned()
+            format!(
+                "it is private, or it does not exist: registries do not tell which. Check the name, or log in with `dvrun login {host}`"
+            )
         }
         ("NAME_UNKNOWN" | "NAME_INVALID", _) => "the registry has no such repository: check its name".to_owned(),
         ("MANIFEST_UNKNOWN" | "NOT_FOUND", _) | (_, 404) => "check the name and the tag".to_owned(),

@@ -12,10 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::credentials::key;
-use super::{Credential, RegistryError};
-
-/// The user's name that stands for "this is an identity token".
-const TOKEN_USER: &str = "<token>";
+use super::{Credential, RegistryError, TOKEN_USER};
 
 /// Where credentials are now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,8 @@ use crate::oci::{Descriptor, Digest, Hasher, Index, MANIFEST_MAX, Manifest};
 
 /// The media type of an image's manifest.
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Of an index.
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// The annotation that holds a tag.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 

@@ -1,46 +1,41 @@
-//! Images and files into a registry (OCI distribution spec, "Push"): blobs that are not there yet, then the manifest.
+//! Images and files into a registry (OCI distribution spec, "Push"): blobs that are not there yet, then the manifest, and an
+//! index after all that it names.
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::{Value, json};
 use tokio::task;
 
-use super::auth::{Authorization, Subject};
-use super::endpoint::Endpoint;
-use super::layout::MANIFEST;
+use super::layout::{self, INDEX, MANIFEST};
 use super::modern::from_schema1;
-use super::{Pulled, RegistryError, Resolved, Session};
-use crate::net::{Answer, Event, Request};
-use crate::oci::{Digest, Reference};
+use super::resolve::NESTING_MAX;
+use super::upload::{BlobPlace, PushBlob, Target};
+use super::{Pulled, RegistryError, Resolved, Session, pull};
+use crate::net::Request;
+use crate::oci::{Descriptor, Digest, ImageManifest, Index, Manifest, Platform, Reference, Source};
 
-/// How much of an answer to an upload is read, in bytes.
-const ANSWER_MAX: u64 = 1 << 20;
-/// How often an upload that breaks is begun anew.
-const UPLOADS_MAX: u32 = 3;
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// A blob on this machine that is to be in a registry.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalBlob<'a> {
-    pub digest: &'a Digest,
-    /// In bytes.
-    pub size: u64,
-    pub path: &'a Path,
+/// What is pushed of an image that is made for several platforms.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Extent {
+    /// All of it: the index, and whatever it names.
+    Whole,
+    /// The image for one platform.
+    Platform(Platform),
 }
 
 /// Puts blobs and then `manifest` into the repository of `reference`, under its tag, or `latest` where it names none.
-/// Blobs that are there are not sent.
+/// Blobs that are there are not sent. Gives the manifest's digest.
 ///
 /// # Errors
 /// The registry's refusal; what the network or the disk say.
 pub async fn push(
     session: &Session<'_>,
     reference: &Reference,
-    blobs: &[LocalBlob<'_>],
+    blobs: &[PushBlob<'_>],
     manifest: &[u8],
     media_type: &str,
 ) -> Result<Digest, RegistryError> {
@@ -49,175 +44,199 @@ pub async fn push(
         session,
         endpoint: &endpoint,
         reference,
+        from: None,
     };
-    stream::iter(blobs)
-        .map(async |blob| target.blob(blob).await)
-        .buffer_unordered(session.client.options().connections.max(1))
-        .try_collect::<()>()
-        .await?;
-    let wrong = || RegistryError::Setting {
-        text: media_type.to_owned(),
-    };
-    let mut request = Request::get(endpoint.manifest(reference.repository(), &reference.to_ask())?);
-    request = request.header(CONTENT_TYPE, HeaderValue::from_str(media_type).map_err(|_| wrong())?);
-    request.method = Method::PUT;
-    request.body = Some(Bytes::copy_from_slice(manifest));
-    target.ask(&request, "the new manifest").await?;
-    Ok(Digest::sha256(manifest))
+    target.image(blobs, manifest, media_type, &reference.to_ask()).await
 }
 
-/// Puts a pulled image into the repository of `reference`, byte for byte; a schema 1 image as the OCI image that it
-/// becomes. Gives the manifest's digest.
+/// Puts the image of `source` into the repository of `reference`, byte for byte, so that digests stay; a schema 1 image as the
+/// OCI image that it becomes. What the registry has in another of its repositories is neither fetched nor sent. Gives the digest
+/// of what the tag names now.
 ///
 /// # Errors
 /// As [`push`].
-pub async fn push_image(
-    session: &Session<'_>,
-    resolved: &Resolved,
-    pulled: &Pulled,
-    reference: &Reference,
-) -> Result<Digest, RegistryError> {
-    let modern = {
-        let (resolved, pulled) = (resolved.clone(), pulled.clone());
-        let made = task::spawn_blocking(move || from_schema1(&resolved, &pulled)).await;
-        made.expect("the thread neither panics nor is cancelled")
-            .map_err(RegistryError::io("read", session.store.root()))?
+pub async fn push_image(session: &Session<'_>, source: &Source, extent: &Extent, reference: &Reference) -> Result<Digest, RegistryError> {
+    let endpoint = session.origin(reference).await?;
+    let from = match source {
+        Source::Registry(from) if from.host() == reference.host() && from.repository() != reference.repository() => Some(from.repository()),
+        _ => None,
     };
-    let (config, size, config_path, manifest) = match modern {
-        Some(made) => {
-            let digest = Digest::sha256(&made.config);
-            let path = session.store.write_blob(&digest, &made.config)?;
-            (digest, made.config.len() as u64, path, made.manifest)
-        }
-        None => {
-            let path = session.blob(&resolved.source, &resolved.config).await?;
-            (
-                resolved.config.digest.clone(),
-                resolved.config.size,
-                path,
-                resolved.manifest.clone(),
-            )
-        }
+    let target = Target {
+        session,
+        endpoint: &endpoint,
+        reference,
+        from,
     };
-    let mut blobs: Vec<LocalBlob<'_>> = resolved
-        .layers
-        .iter()
-        .zip(&pulled.layers)
-        .map(|(layer, path)| LocalBlob {
-            digest: &layer.digest,
-            size: layer.size,
-            path,
-        })
-        .collect();
-    blobs.push(LocalBlob {
-        digest: &config,
-        size,
-        path: &config_path,
-    });
-    blobs.sort_by_key(|blob| blob.digest);
-    blobs.dedup_by_key(|blob| blob.digest);
-    let kind: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-    let media_type = kind["mediaType"].as_str().unwrap_or(MANIFEST);
-    push(session, reference, &blobs, &manifest, media_type).await
+    let ask = reference.to_ask();
+    let platform = match extent {
+        Extent::Platform(platform) => platform.clone(),
+        Extent::Whole => match session.whole(source).await? {
+            Some((bytes, manifest)) => return target.document(source, bytes, manifest, &ask, 1).await,
+            None => Platform::host(),
+        },
+    };
+    let resolved = super::resolve(session, source, &platform).await?;
+    match Manifest::parse(&resolved.manifest) {
+        Ok(Manifest::Image(image)) => {
+            target
+                .document(source, resolved.manifest.clone(), Manifest::Image(image), &ask, 1)
+                .await
+        }
+        _ => {
+            let pulled = pull(session, &resolved, &|_, _| {}).await?;
+            target.schema1(&resolved, &pulled, &ask).await
+        }
+    }
 }
 
-struct Target<'a> {
-    session: &'a Session<'a>,
-    endpoint: &'a Endpoint,
-    reference: &'a Reference,
+impl Session<'_> {
+    /// What a source names, as it is; `None` for an image of schema 1, which cannot stay as it is.
+    async fn whole(&self, source: &Source) -> Result<Option<(Vec<u8>, Manifest)>, RegistryError> {
+        let index = match source {
+            Source::Registry(reference) => {
+                let (_, bytes) = self.root(source, reference).await?;
+                let manifest = super::resolve::parse(source, &bytes)?;
+                return Ok(Some((bytes, manifest)).filter(|(_, manifest)| !matches!(manifest, Manifest::Schema1(_))));
+            }
+            Source::Layout { dir, tag } => layout::index(dir, tag.as_deref())?,
+            Source::Archive { file, tag, .. } => self.archive(file).await?.index(tag.as_deref())?,
+            Source::Artifact(_) | Source::Path(_) => return Err(RegistryError::NoLayers { image: source.to_string() }),
+        };
+        // One entry, maybe under several names, is what the name means; several are an index of their own.
+        let digests: BTreeSet<&Digest> = index.manifests.iter().map(|entry| &entry.digest).collect();
+        let bytes = match (digests.len(), index.manifests.first()) {
+            (1, Some(entry)) => self.manifest(source, &entry.digest).await?,
+            _ => index_of(&index),
+        };
+        let manifest = super::resolve::parse(source, &bytes)?;
+        Ok(Some((bytes, manifest)))
+    }
+}
+
+/// An index without the names that its entries have in a layout.
+fn index_of(index: &Index) -> Vec<u8> {
+    let mut entries = index.manifests.clone();
+    for entry in &mut entries {
+        entry.annotations.shift_remove(layout::REF_NAME);
+    }
+    json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+        .to_string()
+        .into_bytes()
 }
 
 impl Target<'_> {
-    async fn ask(&self, request: &Request, what: &str) -> Result<Answer, RegistryError> {
-        let subject = Subject::Repository(self.reference);
-        self.session
-            .authorized(self.endpoint, subject, request, ANSWER_MAX, || what.to_owned())
-            .await
-    }
-
-    async fn blob(&self, blob: &LocalBlob<'_>) -> Result<(), RegistryError> {
-        let repository = self.reference.repository();
-        let mut there = Request::get(self.endpoint.blob(repository, &blob.digest.to_string())?);
-        there.method = Method::HEAD;
-        match self.ask(&there, "whether it has a blob").await {
-            Ok(_) => {
-                let what = blob.digest.short();
-                (self.session.progress)(Event::Present { what });
-                return Ok(());
+    /// A manifest, or an index after all that it names, under the tag or digest `ask`.
+    async fn document(
+        &self,
+        source: &Source,
+        bytes: Vec<u8>,
+        manifest: Manifest,
+        ask: &str,
+        depth: usize,
+    ) -> Result<Digest, RegistryError> {
+        let image = || source.to_string();
+        match manifest {
+            Manifest::Image(image) => {
+                let blobs = blobs(&image, source);
+                self.image(&blobs, &bytes, &media_type(&bytes, MANIFEST), ask).await
             }
-            Err(RegistryError::Refused { status: 404, .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.upload(blob).await {
-                Err(error) if tries < UPLOADS_MAX && is_passing(&error) => {
-                    let (what, why) = (blob.digest.short(), error.to_string());
-                    let why = why.as_str();
-                    (self.session.progress)(Event::Retrying { what, why, after: PAUSE });
-                    tokio::time::sleep(PAUSE).await;
+            Manifest::Index(_) if depth > NESTING_MAX => Err(RegistryError::Nested {
+                image: image(),
+                limit: NESTING_MAX,
+            }),
+            Manifest::Index(index) => {
+                let mut pushed = BTreeSet::new();
+                for entry in &index.manifests {
+                    if !pushed.insert(&entry.digest) {
+                        continue;
+                    }
+                    let bytes = self.session.manifest(source, &entry.digest).await?;
+                    let manifest = super::resolve::parse(source, &bytes)?;
+                    let ask = entry.digest.to_string();
+                    Box::pin(self.document(source, bytes, manifest, &ask, depth + 1)).await?;
                 }
-                result => return result,
+                self.put(&bytes, &media_type(&bytes, INDEX), ask).await
             }
+            // No list has them: they are older than lists.
+            Manifest::Schema1(_) => Err(RegistryError::NoLayers { image: image() }),
         }
     }
 
-    /// A whole upload: where to, and then all of it.
-    async fn upload(&self, blob: &LocalBlob<'_>) -> Result<(), RegistryError> {
-        let mut begin = Request::get(self.endpoint.uploads(self.reference.repository())?);
-        begin.method = Method::POST;
-        begin.body = Some(Bytes::new());
-        let begun = self.ask(&begin, "an upload").await?;
-        let wrong = || RegistryError::NoUpload {
-            image: format!("docker://{}", self.reference),
-            host: self.endpoint.host.clone(),
+    async fn image(&self, blobs: &[PushBlob<'_>], manifest: &[u8], media_type: &str, ask: &str) -> Result<Digest, RegistryError> {
+        stream::iter(blobs)
+            .map(async |blob| self.blob(*blob).await)
+            .buffer_unordered(self.session.client.options().connections.max(1))
+            .try_collect::<()>()
+            .await?;
+        self.put(manifest, media_type, ask).await
+    }
+
+    async fn put(&self, manifest: &[u8], media_type: &str, ask: &str) -> Result<Digest, RegistryError> {
+        let wrong = || RegistryError::Setting {
+            text: media_type.to_owned(),
         };
-        let location = begun.headers.get(LOCATION).and_then(|location| location.to_str().ok());
-        let mut url: Url = location
-            .and_then(|location| begin.url.join(location).ok())
-            .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .ok_or_else(wrong)?;
-        // Credentials stay with the registry, the image does not leave TLS.
-        let own = url.origin() == begin.url.origin();
-        if begin.url.scheme() == "https" && url.scheme() == "http" {
-            return Err(wrong());
-        }
-        url.query_pairs_mut().append_pair("digest", &blob.digest.to_string());
-        let mut request = Request::get(url);
+        let mut request = Request::get(self.endpoint.manifest(self.reference.repository(), ask)?);
+        request = request.header(CONTENT_TYPE, HeaderValue::from_str(media_type).map_err(|_| wrong())?);
         request.method = Method::PUT;
-        let mut authorization = Authorization::new(self.endpoint, Subject::Repository(self.reference));
-        let failed = |error| {
-            let image = format!("docker://{}", self.reference);
-            RegistryError::net(format!("the new blob {}", blob.digest), image, &self.endpoint.host, error)
+        request.body = Some(Bytes::copy_from_slice(manifest));
+        self.ask(&request, "the new manifest").await?;
+        Ok(Digest::sha256(manifest))
+    }
+
+    async fn schema1(&self, resolved: &Resolved, pulled: &Pulled, ask: &str) -> Result<Digest, RegistryError> {
+        let made = {
+            let (resolved, pulled) = (resolved.clone(), pulled.clone());
+            let made = task::spawn_blocking(move || from_schema1(&resolved, &pulled)).await;
+            made.expect("the thread neither panics nor is cancelled")
+                .map_err(RegistryError::io("read", self.session.store.root()))?
         };
-        loop {
-            let signed = if own {
-                authorization.sign(self.session, &request).await
-            } else {
-                request.clone()
-            };
-            let what = blob.digest.short();
-            let client = self.session.client;
-            let sent = client.upload(signed, what, blob.path, blob.size, ANSWER_MAX, self.session.progress);
-            let answer = sent.await.map_err(failed)?;
-            if answer.status.is_success() {
-                return Ok(());
-            }
-            if !own || !authorization.renew(self.session, answer.status, &answer.headers).await? {
-                return Err(failed(answer.refused()));
-            }
-        }
+        let Some(made) = made else {
+            return Err(RegistryError::NoLayers {
+                image: resolved.source.to_string(),
+            });
+        };
+        let config = Descriptor {
+            digest: Digest::sha256(&made.config),
+            size: made.config.len() as u64,
+            ..resolved.config.clone()
+        };
+        let path = self.session.store.write_blob(&config.digest, &made.config)?;
+        let layers = resolved.layers.iter().zip(&pulled.layers);
+        let mut blobs: Vec<PushBlob<'_>> = layers
+            .map(|(blob, path)| PushBlob {
+                blob,
+                place: BlobPlace::File(path),
+            })
+            .collect();
+        blobs.push(PushBlob {
+            blob: &config,
+            place: BlobPlace::File(&path),
+        });
+        self.image(&each_once(blobs), &made.manifest, MANIFEST, ask).await
     }
 }
 
-/// Whether another upload may end otherwise.
-fn is_passing(error: &RegistryError) -> bool {
-    match error {
-        RegistryError::Net { .. } => true,
-        RegistryError::Refused { status, .. } => {
-            StatusCode::from_u16(*status).is_ok_and(|status| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
-        }
-        _ => false,
-    }
+/// What a manifest names, but for layers that are nobody's to pass on ("foreign", "nondistributable").
+fn blobs<'a>(image: &'a ImageManifest, source: &'a Source) -> Vec<PushBlob<'a>> {
+    let foreign = |layer: &&Descriptor| {
+        let kind = &layer.media_type;
+        !layer.urls.is_empty() && (kind.contains("foreign") || kind.contains("nondistributable"))
+    };
+    let layers = image.layers.iter().filter(|layer| !foreign(layer));
+    let all = layers.chain([&image.config]).map(|blob| PushBlob {
+        blob,
+        place: BlobPlace::Source(source),
+    });
+    each_once(all.collect())
+}
+
+fn each_once(mut blobs: Vec<PushBlob<'_>>) -> Vec<PushBlob<'_>> {
+    blobs.sort_by_key(|push| &push.blob.digest);
+    blobs.dedup_by_key(|push| &push.blob.digest);
+    blobs
+}
+
+fn media_type(document: &[u8], usual: &str) -> String {
+    let value: Value = serde_json::from_slice(document).unwrap_or_default();
+    value["mediaType"].as_str().unwrap_or(usual).to_owned()
 }

@@ -10,7 +10,7 @@ use crate::oci::{Descriptor, Digest, ImageConfig, ImageManifest, Index, MANIFEST
 use crate::store::Tag;
 
 /// How deep indexes may lie in indexes.
-const NESTING_MAX: usize = 4;
+pub(super) const NESTING_MAX: usize = 4;
 /// The largest configuration that is read, in bytes; a long history makes it long.
 const CONFIG_MAX: u64 = 16 << 20;
 
@@ -224,7 +224,7 @@ impl Session<'_> {
     }
 
     /// A manifest by digest: from the store, else from the source.
-    async fn manifest(&self, source: &Source, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
+    pub(super) async fn manifest(&self, source: &Source, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
         let missing = || RegistryError::LayoutBlob {
             image: source.to_string(),
             digest: digest.clone(),
@@ -251,7 +251,7 @@ impl Session<'_> {
     }
 }
 
-fn parse(source: &Source, bytes: &[u8]) -> Result<Manifest, RegistryError> {
+pub(super) fn parse(source: &Source, bytes: &[u8]) -> Result<Manifest, RegistryError> {
     Manifest::parse(bytes).map_err(|error| RegistryError::Manifest {
         image: source.to_string(),
         source: error,

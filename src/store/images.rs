@@ -408,6 +408,8 @@ mod tests {
         let draft = store.draft_image().unwrap();
         let root = draft.link_sif(&blob, 7).unwrap();
         let image = draft.publish(ImageInfo { root, ..info(&digest) }).unwrap();
+        store.prune(std::time::Duration::ZERO, super::super::Prune::Delete).unwrap();
+        assert!(blob.exists(), "what an image is run from is needed");
         fs::remove_file(blob).unwrap();
         let StoredRoot::Squashfs { file, offset: 7 } = image.root() else {
             panic!("{:?}", image.root())

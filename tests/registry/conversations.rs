@@ -220,6 +220,7 @@ async fn mirrors_are_asked_in_turn_then_the_registry() {
     let settings = RegistryOptions {
         mirrors: vec!["http://127.0.0.1:1".to_owned(), mirror.url("/hub/")],
         http: true,
+        ..RegistryOptions::default()
     };
     options.registries.insert(origin.host(), settings);
     let cache = tempdir().unwrap();
@@ -300,7 +301,7 @@ async fn a_scope_that_is_too_small_is_asked_for_anew() {
             _ if asked.target.ends_with("scope=small") => Reply::new(200, r#"{"token":"small"}"#),
             _ if asked.target.starts_with("/token") => Reply::new(400, ""),
             Some("large") => image.answer(asked),
-            Some("small") => ask(403, r#"error="insufficient_scope",scope="large small""#),
+            Some("small") => ask(403, r#"error="insufficient_scope",scope="large""#),
             _ => ask(401, r#"scope="small""#),
         }
     });

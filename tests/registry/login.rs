@@ -93,6 +93,10 @@ fn a_login_is_tried_kept_used_and_forgotten() {
     assert_eq!(fs::metadata(config(&sandbox)).unwrap().permissions().mode() & 0o777, 0o600);
 
     finish(sandbox.dvrun().args(["whoami", &host])).ok().says("ada\n");
+    let all = finish(sandbox.dvrun().arg("whoami")).ok();
+    assert_eq!(all.stdout, format!("{host}  ada  {}\n", config(&sandbox).display()));
+    let all = finish(sandbox.dvrun().args(["whoami", "--json"])).ok().json();
+    assert_eq!((&all[0]["registry"], &all[0]["user"]), (&host.as_str().into(), &"ada".into()));
     finish(sandbox.dvrun().args(["inspect", &name])).ok().says("/bin/true");
     let tags = finish(sandbox.dvrun().args(["tags", &format!("docker://{host}/lab/x")])).ok();
     assert_eq!(tags.stdout, "1\n");
@@ -106,6 +110,9 @@ fn a_login_is_tried_kept_used_and_forgotten() {
     assert_eq!(json_of(&config(&sandbox)), json!({"auths": {}}));
     finish(sandbox.dvrun().args(["inspect", &name])).exits(3);
     finish(sandbox.dvrun().args(["logout", &host])).ok().complains("no credentials");
+    let none = finish(sandbox.dvrun().arg("whoami")).ok();
+    assert_eq!(none.stdout, "");
+    none.complains("dvrun login");
 }
 
 #[test]
@@ -132,6 +139,8 @@ store) cat > vault ;;
 get) read -r server; test -f vault || { echo "credentials not found in native keychain"; exit 1; }
      grep -q "\"ServerURL\":\"$server\"" vault && cat vault ;;
 erase) rm vault ;;
+list) test -f vault || { echo '{}'; exit 0; }
+      sed 's/.*"ServerURL":"\([^"]*\)","Username":"\([^"]*\)".*/{"\1":"\2"}/' vault ;;
 *) exit 1 ;;
 esac
 "#;
@@ -165,6 +174,13 @@ fn a_credential_helper_keeps_gives_and_forgets() {
     );
     assert!(fs::read_to_string(bin.join("vault")).unwrap().contains("\"Secret\":\"hush\""));
     finish(dvrun().args(["whoami", &host])).ok().says("ada");
+    let kept = format!("{host}  ada  docker-credential-lab\n");
+    assert_eq!(finish(dvrun().arg("whoami")).ok().stdout, kept);
+    // One that keeps all of them is asked what it has.
+    let own = fs::read_to_string(&config).unwrap();
+    fs::write(&config, r#"{"credsStore": "lab"}"#).unwrap();
+    assert_eq!(finish(dvrun().arg("whoami")).ok().stdout, kept);
+    fs::write(&config, own).unwrap();
     finish(dvrun().args(["inspect", &name])).ok();
     finish(dvrun().args(["logout", &host])).ok();
     assert!(!bin.join("vault").exists());

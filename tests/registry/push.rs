@@ -1,13 +1,13 @@
 //! `dvrun push`, and what others see of it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use dvrun::oci::Digest;
+use serde_json::{Value, json};
+use walkdir::WalkDir;
 
 use super::login::{guarded, keep_login};
-use crate::support::image::{gz, image};
+use crate::support::image::{gz, image, image_for, index};
 use crate::support::{Registry, Sandbox, finish};
 
 #[test]
@@ -52,42 +52,9 @@ fn an_image_is_pushed_as_it_is_and_once() {
         .complains("docker://HOST");
     finish(sandbox.dvrun().args(["push", "oci:none:x", &name])).exits(3);
     finish(sandbox.dvrun().args(["push", "x.sif", &name])).exits(2).complains("oras://");
-}
-
-#[test]
-fn a_sif_file_goes_and_comes_back() {
-    let Some(registry) = Registry::start() else { return };
-    let sandbox = Sandbox::new();
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-    sandbox.write("tools.sif", &bytes);
-    let name = format!("oras://{}/lab/tools-sif:1", registry.host());
-    finish(sandbox.dvrun().args(["push", "tools.sif", &name])).ok();
-    let raw = finish(
-        Command::new("skopeo")
-            .args(["inspect", "--raw", "--tls-verify=false"])
-            .arg(name.replace("oras", "docker")),
-    );
-    let manifest = raw.ok().json();
-    let layer = &manifest["layers"][0];
-    assert_eq!(layer["mediaType"], "application/vnd.sylabs.sif.layer.v1.sif");
-    assert_eq!(layer["digest"], Digest::sha256(&bytes).to_string());
-    assert_eq!(layer["annotations"]["org.opencontainers.image.title"], "tools.sif");
-
-    finish(sandbox.dvrun().args(["pull", &name, "-o", "back.sif"])).ok();
-    let back = sandbox.work().join("back.sif");
-    assert!(fs::read(&back).unwrap() == bytes);
-    assert_eq!(fs::metadata(&back).unwrap().permissions().mode() & 0o777, 0o755);
-    finish(sandbox.dvrun().args(["pull", &name, "-o", "back.sif"]))
+    finish(sandbox.dvrun().args(["push", "oci:layout:x", &format!("{name}@{}", image.root)]))
         .exits(2)
-        .complains("exists");
-
-    image(&[&gz(b"x")]).write(&sandbox.work().join("layout"), "x");
-    let image = format!("{}/lab/image:1", registry.host());
-    finish(sandbox.dvrun().args(["push", "oci:layout:x", &format!("docker://{image}")])).ok();
-    finish(sandbox.dvrun().args(["pull", &format!("oras://{image}"), "-o", "no.sif"]))
-        .exits(3)
-        .complains("not a SIF");
-    assert!(!sandbox.work().join("no.sif").exists());
+        .complains("name a tag");
 }
 
 #[test]
@@ -101,4 +68,76 @@ fn who_may_not_push_is_told_to_log_in() {
     keep_login(&sandbox, &registry.host());
     push().ok();
     finish(sandbox.dvrun().args(["inspect", &name])).ok().says("/bin/true");
+}
+
+/// An index for two platforms with an attestation, nested once, in an archive's and a layout's manner.
+#[test]
+fn an_image_for_several_platforms_goes_whole() {
+    let Some(registry) = Registry::start() else { return };
+    let sandbox = Sandbox::new();
+    let (amd, arm, attestation) = (
+        image_for("amd64", &[&gz(b"amd")]),
+        image_for("arm64", &[&gz(b"arm")]),
+        image(&[b"attestation"]),
+    );
+    let platform = |architecture: &str| json!({"os": "linux", "architecture": architecture});
+    let inner = index(&[
+        (platform("arm64"), &arm),
+        (json!({"os": "unknown", "architecture": "unknown"}), &attestation),
+    ]);
+    let whole = index(&[(platform("amd64"), &amd), (Value::Null, &inner)]);
+    whole.write(&sandbox.work().join("layout"), "x");
+    let name = |repository: &str| format!("docker://{}/lab/{repository}:1", registry.host());
+    let pushed = finish(sandbox.dvrun().args(["push", "oci:layout:x", &name("multi")])).ok();
+    assert!(pushed.stdout.starts_with(&whole.root.to_string()), "{pushed}");
+    // As others see it: the same bytes under the tag, and both images.
+    let raw = |name: &str| {
+        finish(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", name]))
+            .ok()
+            .stdout
+    };
+    assert_eq!(raw(&name("multi")).as_bytes(), whole.blobs[&whole.root.to_string()]);
+    for (platform, image) in [("linux/amd64", &amd), ("linux/arm64", &arm)] {
+        let seen = finish(sandbox.dvrun().args(["inspect", "--json", "--platform", platform, &name("multi")]))
+            .ok()
+            .json();
+        assert_eq!(seen["digest"], image.root.to_string());
+        let pinned = format!("docker://{}/lab/multi@{}", registry.host(), image.root);
+        let out = platform.replace('/', "-");
+        finish(
+            sandbox
+                .dvrun()
+                .args(["pull", &pinned, "--platform", platform, "--format", "oci", "-o", &out]),
+        )
+        .ok();
+    }
+    // One platform alone; and all of it from a registry to the same one, where nothing has to be sent.
+    let one = finish(
+        sandbox
+            .dvrun()
+            .args(["push", "--platform", "linux/arm64", "oci:layout:x", &name("arm")]),
+    )
+    .ok();
+    assert!(one.stdout.starts_with(&arm.root.to_string()), "{one}");
+    let fresh = Sandbox::new();
+    let copied = finish(fresh.dvrun().args(["push", &name("multi"), &name("copied")])).ok();
+    assert!(
+        copied.stdout.starts_with(&whole.root.to_string()) && !copied.stderr.contains("done"),
+        "{copied}"
+    );
+    assert_eq!(raw(&name("copied")), raw(&name("multi")));
+    let cached: Vec<_> = WalkDir::new(fresh.cache().join("v1/blobs")).into_iter().flatten().collect();
+    let layers = [&amd.layers[0], &arm.layers[0], &attestation.layers[0]];
+    assert!(
+        layers
+            .iter()
+            .all(|layer| cached.iter().all(|entry| entry.file_name() != layer.hex())),
+        "the layers were taken over within the registry"
+    );
+    // An index whose images are not all there is not pushed by halves: its tag does not appear.
+    fs::remove_file(sandbox.work().join("layout/blobs/sha256").join(arm.root.hex())).unwrap();
+    finish(sandbox.dvrun().args(["push", "oci:layout:x", &name("half")]))
+        .exits(3)
+        .complains(&arm.root.to_string());
+    finish(sandbox.dvrun().args(["inspect", &name("half")])).exits(3);
 }

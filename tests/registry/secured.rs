@@ -38,18 +38,24 @@ pub(super) fn certificate(dir: &Path) -> Option<()> {
         .arg("version")
         .output()
         .is_ok_and(|output| output.status.success());
-    let request = |name: &str, more: &str| {
-        let mut command = Command::new("openssl");
-        let key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
-        command.current_dir(dir).args(key.split(' ')).args(more.split(' '));
-        let files = format!("-subj /CN={name} -keyout {name}-key.pem -out {name}.pem");
-        finish(command.args(files.split(' '))).ok();
-    };
     lane("openssl", there).then(|| {
-        request("ca", "-addext keyUsage=keyCertSign");
-        let leaf = "-CA ca.pem -CAkey ca-key.pem -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
-        request("cert", leaf);
+        request(dir, "ca", "-addext keyUsage=keyCertSign");
+        signed(dir, "cert", "subjectAltName=IP:127.0.0.1");
     })
+}
+
+/// A certificate of that authority, `NAME.pem` with `NAME-key.pem`, with one extension.
+pub(super) fn signed(dir: &Path, name: &str, extension: &str) {
+    let leaf = format!("-CA ca.pem -CAkey ca-key.pem -addext {extension} -addext basicConstraints=critical,CA:FALSE");
+    request(dir, name, &leaf);
+}
+
+fn request(dir: &Path, name: &str, more: &str) {
+    let mut command = Command::new("openssl");
+    let key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    command.current_dir(dir).args(key.split(' ')).args(more.split(' '));
+    let files = format!("-subj /CN={name} -keyout {name}-key.pem -out {name}.pem");
+    finish(command.args(files.split(' '))).ok();
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub struct Asked {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
+    /// The body, whatever it is.
+    pub bytes: Vec<u8>,
     /// How many requests came before it.
     pub before: usize,
 }
@@ -237,6 +239,7 @@ fn read(reader: &mut impl BufRead) -> io::Result<Option<Asked>> {
         target: target.to_owned(),
         headers: Vec::new(),
         body: String::new(),
+        bytes: Vec::new(),
         before: 0,
     };
     loop {
@@ -251,6 +254,7 @@ fn read(reader: &mut impl BufRead) -> io::Result<Option<Asked>> {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         asked.body = String::from_utf8_lossy(&body).into_owned();
+        asked.bytes = body;
     }
     Ok(Some(asked))
 }

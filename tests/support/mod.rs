@@ -5,6 +5,7 @@
 
 mod checkout;
 mod cluster;
+mod cutter;
 pub mod faults;
 mod files;
 pub mod image;
@@ -18,6 +19,7 @@ mod wait;
 
 pub use checkout::{binary, checkout};
 pub use cluster::Cluster;
+pub use cutter::Cutter;
 pub use files::FileServer;
 pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
 pub use process::{Finished, Running, dvrun, finish};

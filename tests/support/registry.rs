@@ -1,6 +1,6 @@
 //! A real registry: Debian's `docker-registry` on a free port of loopback, as whoever runs the tests.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,11 +11,14 @@ use tempfile::TempDir;
 use super::lanes::succeeds;
 use super::{finish, lane};
 
+/// The access log's name in the storage folder.
+const ACCESS: &str = "access.log";
+
 /// Gone, with all that was pushed to it, when dropped.
 pub struct Registry {
     server: Child,
     port: u16,
-    _storage: TempDir,
+    storage: TempDir,
 }
 
 impl Registry {
@@ -39,7 +42,7 @@ impl Registry {
             .expect("the temporary folder is writable");
         let config = storage.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: info}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
              http: {{addr: '127.0.0.1:0', secret: tests, {http}}}\n{rest}\n",
             storage.path().join("registry").display()
@@ -49,7 +52,7 @@ impl Registry {
             .arg("serve")
             .arg(&config)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(File::create(storage.path().join(ACCESS)).expect("the folder was just made"))
             .stderr(Stdio::piped())
             .spawn()
             .expect("it answered --version");
@@ -70,11 +73,12 @@ impl Registry {
         };
         // The rest of the log is read, or the server would block on a full pipe.
         thread::spawn(move || log.count());
-        Some(Registry {
-            server,
-            port,
-            _storage: storage,
-        })
+        Some(Registry { server, port, storage })
+    }
+
+    /// A line for each request so far, in Apache's "combined" format; the last ones may not be written yet.
+    pub fn access_log(&self) -> String {
+        fs::read_to_string(self.storage.path().join(ACCESS)).expect("it was made before the registry")
     }
 
     pub fn port(&self) -> u16 {
