@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::images::{self, Rootfs};
+use super::machine;
 use super::settings::{Settings, THIS_PROGRAM};
 use crate::runtime::{self, Container, Mount, Stdio, Writable};
 
@@ -20,7 +21,7 @@ use crate::runtime::{self, Container, Mount, Stdio, Writable};
 /// Nothing of the host is seen inside but what is bound. The exit status is the program's own.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  dvrun exec docker://debian:12 -- cat /etc/os-release\n  dvrun exec image.sif -- python3 --version\n  dvrun exec --bind ./data:/data:ro oci:image:1.0 -- ls /data"
+    after_help = "Examples:\n  dvrun exec docker://debian:12 -- cat /etc/os-release\n  dvrun exec image.sif -- python3 --version\n  dvrun exec --bind ./data:/data:ro oci:image:1.0 -- ls /data\n  dvrun exec --gpus image.sif -- nvidia-smi\n  dvrun exec --gpus=0,1 image.sif -- python3 train.py"
 )]
 pub struct Arguments {
     /// docker://…, oci:DIR[:TAG], a SIF or SquashFS file, or a root folder
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// Let the program write anywhere; what it writes outside binds is gone when it ends
     #[arg(long)]
     writable_tmpfs: bool,
+    /// Let the program use GPUs: those that the environment chooses (CUDA_VISIBLE_DEVICES, Slurm's own), or these
+    #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    gpus: Option<String>,
     /// Use only what is in the store; ask no server
     #[arg(long)]
     offline: bool,
@@ -87,7 +91,14 @@ impl FromStr for EnvArgument {
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     let image = images::rootfs(&arguments.image, arguments.offline.into(), global, settings)?;
-    let container = container(arguments, &image)?;
+    let mut container = container(arguments, &image)?;
+    if let Some(list) = &arguments.gpus {
+        let gpus = machine::gpus_for(list)?;
+        for note in &gpus.notes {
+            eprintln!("note: {note}");
+        }
+        gpus.add_to(&mut container);
+    }
     // Before the container starts, so that no signal finds dvrun without a handler.
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2]).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;

@@ -114,6 +114,7 @@ failures! {
     crate::net::NetError => exit::INFRASTRUCTURE,
     crate::plan::PlanError => exit::USAGE,
     crate::registry::RegistryError => exit::INFRASTRUCTURE,
+    crate::runtime::GpuError => exit::INFRASTRUCTURE,
     crate::runtime::RuntimeError => exit::INFRASTRUCTURE,
     crate::runtime::LaunchError => exit::USAGE,
     crate::state::StateError => exit::INFRASTRUCTURE,

@@ -15,10 +15,12 @@ use super::failure::{Failure, Outcome, exit};
 use super::file::{self, Overrides};
 use super::machine;
 use super::prepare::{self, Selected};
-use super::settings::{Settings, THIS_PROGRAM};
+use super::settings::{RuntimeName, Settings, THIS_PROGRAM};
 use super::show;
+use crate::engine::group;
 use crate::engine::local::{self, Budget, Progress, Stop, Summary};
 use crate::plan::Plan;
+use crate::runtime;
 use crate::state::{Event, Journal, Mode, RunDir};
 use crate::workflow::StageName;
 
@@ -84,6 +86,11 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     }
     let budget = machine::budget(arguments.jobs);
     local::fits(&prepared.plan, budget)?;
+    if local::wants_gpus(&prepared.plan) {
+        for note in machine::gpus_for("")?.notes {
+            eprintln!("note: {note}");
+        }
+    }
     prepare::fetch(&prepared, &arguments.selected, global, settings)?;
     let run = prepare::create(&prepared, Mode::Local, settings)?;
     drive(&run, &prepared.plan, budget, global, settings)
@@ -145,6 +152,7 @@ pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, setting
         })
         .map_err(journal_error)?;
     let started = Instant::now();
+    group::make_room();
     let summary = execute(run, plan, budget, global, settings)?;
     journal
         .append(&Event::Ended {
@@ -177,13 +185,21 @@ fn execute(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings:
             }
         }
     });
-    let task = |stage: &StageName, index: u32, attempt: u32| {
+    let gpus = machine::gpus();
+    let task = |stage: &StageName, index: u32, attempt: u32, own: &[u32]| {
         let mut command = Command::new(THIS_PROGRAM);
         command.arg("__task").arg(run.path()).arg(&stage.0).arg(index.to_string());
         command
             .args(["--attempt", &attempt.to_string()])
             .arg("--scratch")
             .arg(&settings.scratch);
+        if settings.runtime == RuntimeName::Apptainer {
+            command.args(["--runtime", "apptainer"]);
+        }
+        let own: Vec<&str> = own.iter().filter_map(|&gpu| gpus.get(gpu as usize)).map(String::as_str).collect();
+        if !own.is_empty() {
+            command.envs(runtime::visible_gpus(&own.join(",")));
+        }
         command.stdin(Stdio::null());
         command
     };

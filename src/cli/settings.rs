@@ -43,6 +43,8 @@ struct File {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RuntimeFile {
+    /// What runs the containers of tasks.
+    name: Option<RuntimeName>,
     /// How a SIF or SquashFS becomes a root file system: `auto`, `fuse` or `extract`.
     image_access: Option<ImageAccess>,
 }
@@ -52,6 +54,18 @@ struct RuntimeFile {
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
     pub slurm: SlurmProfile,
+    /// What runs the containers of tasks there, before `runtime.name`.
+    pub runtime: Option<RuntimeName>,
+}
+
+/// What runs containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeName {
+    #[default]
+    Dvrun,
+    /// `apptainer` along PATH of the host that runs the task.
+    Apptainer,
 }
 
 /// All that the environment and the configuration decide.
@@ -60,6 +74,8 @@ pub struct Settings {
     pub store: Store,
     pub scratch: PathBuf,
     pub image_access: ImageAccess,
+    /// Of tasks.
+    pub runtime: RuntimeName,
     pub tag_ttl: Seconds,
     pub net: net::Options,
     pub profile: Profile,
@@ -102,6 +118,9 @@ impl Settings {
             })?,
             None => Profile::default(),
         };
+        let mut profile = profile;
+        let runtime = profile.runtime.or(file.runtime.name).unwrap_or_default();
+        profile.slurm.apptainer = runtime == RuntimeName::Apptainer;
         let cache = cache(file.cache, home.as_deref())?;
         let scratch = file.scratch.or_else(|| folder("TMPDIR"));
         let tag_ttl = file.tag_ttl.as_deref().unwrap_or("1h");
@@ -118,6 +137,7 @@ impl Settings {
             store: Store::new(&cache),
             scratch: scratch.unwrap_or_else(|| "/tmp".into()),
             image_access: file.runtime.image_access.unwrap_or_default(),
+            runtime,
             tag_ttl,
             net,
             profile,
@@ -150,6 +170,7 @@ impl File {
             cache: self.cache.or(base.cache),
             scratch: self.scratch.or(base.scratch),
             runtime: RuntimeFile {
+                name: self.runtime.name.or(base.runtime.name),
                 image_access: self.runtime.image_access.or(base.runtime.image_access),
             },
             tag_ttl: self.tag_ttl.or(base.tag_ttl),

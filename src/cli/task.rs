@@ -1,14 +1,15 @@
 //! `dvrun __task RUN STAGE INDEX`: the inside of a job. For the engine and for job scripts, not for people.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::failure::{Failure, Outcome, exit};
-use super::settings::{Settings, THIS_PROGRAM};
+use super::settings::{RuntimeName, Settings, THIS_PROGRAM};
 use crate::engine::slurm::{self, MemoryFlag, OwnJob};
-use crate::engine::task::{self, Place, TimeLimit};
+use crate::engine::task::{self, Place, Runtime, TimeLimit};
+use crate::runtime;
 use crate::state::{Journal, Outcome as TaskOutcome, RunDir};
 use crate::workflow::StageName;
 
@@ -25,6 +26,14 @@ pub struct Arguments {
     attempt: Option<u32>,
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// Which of Slurm's plugins starts ranks
+    #[arg(long)]
+    mpi: Option<String>,
+    #[arg(long, default_value = "dvrun")]
+    runtime: RuntimeName,
+    /// One rank of a task, started by Slurm; what it used goes into this folder
+    #[arg(long, value_name = "FOLDER")]
+    rank: Option<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
@@ -36,6 +45,9 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         }
     });
     let run = RunDir::at(arguments.run.clone());
+    if let Some(reports) = &arguments.rank {
+        return rank(&run, reports, arguments, settings);
+    }
     if let Some(name) = text("SLURM_JOB_NAME").filter(|_| job.is_some())
         && given_up(&run, &name, arguments)?
     {
@@ -55,14 +67,11 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         },
     });
     let place = Place {
-        exe: THIS_PROGRAM.into(),
-        scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
-        host: settings.host.clone(),
         attempt: arguments.attempt.unwrap_or(restarts),
         time_limit: if job.is_some() { TimeLimit::Slurm } else { TimeLimit::Here },
         job,
         own_job,
-        host_env: host_environment(settings),
+        ..place(arguments, settings)?
     };
     let record = task::run(
         &run,
@@ -89,6 +98,44 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     })
 }
 
+/// Where a task runs, but for its job.
+fn place(arguments: &Arguments, settings: &Settings) -> Result<Place, Failure> {
+    Ok(Place {
+        exe: THIS_PROGRAM.into(),
+        scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
+        host: settings.host.clone(),
+        job: None,
+        own_job: None,
+        attempt: arguments.attempt.unwrap_or(0),
+        time_limit: TimeLimit::Slurm,
+        host_env: host_environment(settings),
+        program: settings.exe.clone(),
+        mpi: arguments.mpi.clone(),
+        runtime: match arguments.runtime {
+            RuntimeName::Dvrun => Runtime::Own,
+            RuntimeName::Apptainer => Runtime::Apptainer(apptainer()?),
+        },
+    })
+}
+
+/// Apptainer along `PATH`.
+fn apptainer() -> Result<PathBuf, Failure> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).map(|folder| folder.join("apptainer"));
+    places.into_iter().find(|place| place.is_file()).ok_or_else(|| {
+        Failure::message(exit::INFRASTRUCTURE, "`runtime: apptainer` is configured, and there is no apptainer on this host's PATH")
+            .hint("install it or load its module on this node, or configure `runtime: dvrun`, which needs nothing")
+    })
+}
+
+/// One rank: its status is the program's own; what keeps it from running is said in the task's log.
+fn rank(run: &RunDir, reports: &Path, arguments: &Arguments, settings: &Settings) -> Outcome {
+    let place = place(arguments, settings)?;
+    let stage = StageName(arguments.stage.clone());
+    let exit = task::rank(run, &stage, arguments.index, &place, reports)?;
+    Ok(u8::try_from(exit).unwrap_or(exit::FAILED))
+}
+
 fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool, Failure> {
     let path = run.journal_path();
     let events =
@@ -111,6 +158,14 @@ fn host_environment(settings: &Settings) -> Vec<(String, String)> {
     if let Some(home) = &settings.home {
         variables.push(("HOME".to_owned(), home.to_string_lossy().into_owned()));
     }
-    variables.extend(env::vars().filter(|(name, _)| name.starts_with("SLURM_") || name == "MODULEPATH"));
+    let launcher = ["SLURM_", "PMI_", "PMI2_", "PMIX_"];
+    let known = |name: &str| launcher.iter().any(|prefix| name.starts_with(prefix)) || name == "MODULEPATH";
+    // A value that is no text says nothing to anybody.
+    let environment: Vec<(String, String)> = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let value = |name: &str| environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    variables.extend(runtime::chosen_gpus(value));
+    variables.extend(environment.into_iter().filter(|(name, _)| known(name)));
     variables
 }

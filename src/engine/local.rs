@@ -113,8 +113,10 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-/// Runs what the plan says is to do. `task` makes the command of one task, given stage, index and attempt;
-/// `stop` may be sent to at any time.
+/// Makes the command of one task, given stage, index, attempt, and which of the budget's GPUs (numbered from 0) are its own.
+pub type MakeTask<'a> = dyn Fn(&StageName, u32, u32, &[u32]) -> Command + Sync + 'a;
+
+/// Runs what the plan says is to do. `task` makes the command of one task; `stop` may be sent to at any time.
 ///
 /// # Errors
 /// A stage that can never fit into `budget` (found before anything starts), or a run folder that cannot be written.
@@ -123,7 +125,7 @@ pub fn run(
     run: &RunDir,
     plan: &Plan,
     budget: Budget,
-    task: &(dyn Fn(&StageName, u32, u32) -> Command + Sync),
+    task: &MakeTask<'_>,
     stop: &Receiver<Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, LocalError> {
@@ -132,6 +134,7 @@ pub fn run(
     let (ended_sender, ended) = mpsc::channel();
     std::thread::scope(|scope| {
         let mut free = budget;
+        let mut free_gpus: Vec<u32> = (0..budget.gpus).rev().collect();
         let mut running: Vec<Running> = Vec::new();
         let mut summary = Summary::default();
         let mut stopping = Stopping::default();
@@ -150,13 +153,15 @@ pub fn run(
                     index: next.index,
                     attempt: next.attempt,
                 });
-                let command = task(name, next.index, next.attempt);
+                let gpus = free_gpus.split_off(free_gpus.len() - cost.gpus as usize);
+                let command = task(name, next.index, next.attempt, &gpus);
                 let (pid_sender, pid) = mpsc::channel();
                 let ended_sender = ended_sender.clone();
                 scope.spawn(move || wait_for(command, next, pid_sender, ended_sender));
                 running.push(Running {
                     task: next,
                     cost,
+                    gpus,
                     pid: pid.recv().ok().flatten(),
                 });
             }
@@ -169,7 +174,9 @@ pub fn run(
                 .iter()
                 .position(|running| running.task == task)
                 .expect("only running tasks end");
-            free = running.swap_remove(place).cost.given_back_to(free);
+            let ended = running.swap_remove(place);
+            free = ended.cost.given_back_to(free);
+            free_gpus.extend(ended.gpus);
             let stage = &graph.stage(task).stage;
             let name = &stage.name;
             let record = final_record(run, name, task, spawned)?;
@@ -221,6 +228,7 @@ pub fn run(
 struct Running {
     task: Ready,
     cost: Cost,
+    gpus: Vec<u32>,
     pid: Option<Pid>,
 }
 
@@ -314,6 +322,8 @@ pub(super) fn unstarted(outcome: Outcome, message: String) -> Record {
         ended: Some(now),
         cpu: None,
         memory: None,
+        read: None,
+        written: None,
         message,
     }
 }
@@ -354,10 +364,16 @@ impl Cost {
 fn cost(stage: &StagePlan, attempt: u32, budget: Budget) -> Cost {
     let resources = retry_resources(&stage.stage, attempt);
     Cost {
-        cpus: resources.cpus.min(budget.cpus),
+        cpus: resources.cpus.saturating_mul(resources.tasks.unwrap_or(1)).min(budget.cpus),
         memory: resources.memory.map_or(0, |bytes| bytes.0).min(budget.memory),
         gpus: resources.gpus,
     }
+}
+
+/// Whether a stage that is to run asks for GPUs in a container, which then must see the driver.
+pub fn wants_gpus(plan: &Plan) -> bool {
+    let mut running = plan.stages.values().filter(|stage| !stage.todo.is_empty());
+    running.any(|stage| stage.stage.resources.gpus > 0 && stage.stage.image.is_some())
 }
 
 /// Whether each stage that is to run fits into `budget` when nothing else runs.

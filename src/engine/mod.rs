@@ -6,6 +6,8 @@
 mod efficiency;
 mod explain;
 mod graph;
+pub mod group;
+mod io;
 pub mod local;
 mod memory;
 mod outputs;
@@ -13,6 +15,7 @@ mod overlap;
 mod previous;
 mod process;
 mod program;
+mod ranks;
 mod ready;
 pub mod rerun;
 mod scratch;

@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::local::GRACE;
 use super::memory;
+use super::io::Io;
 use super::task::TaskError;
 
 /// A program's end as its parent sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
     /// As a shell reports it: 128 + n for signal n.
     pub exit: i32,
@@ -21,6 +23,8 @@ pub(super) struct Ended {
     pub cpu: Duration,
     /// Peak resident memory of the largest of them, bytes.
     pub memory: u64,
+    /// Bytes that they read and wrote; `None` where the kernel does not count them.
+    pub io: Option<Io>,
 }
 
 /// How a program ended, and what made it end.

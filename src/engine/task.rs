@@ -2,19 +2,22 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::group;
 use super::memory::Kills;
 use super::outputs::{self, OutputError};
 use super::process::{Cause, End, Ended};
-use super::program;
+use super::program::{self, Output};
+use super::ranks::{self, Report};
 use super::slurm::{self, Ending, OwnJob};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
-use crate::runtime::{AppError, LaunchError, Mount, Os, RuntimeError};
+use crate::runtime::{AppError, GpuError, LaunchError, Mount, Os, RuntimeError};
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::store;
 use crate::workflow::units::{Bytes, Seconds};
@@ -41,8 +44,31 @@ pub struct Place {
     /// From 0.
     pub attempt: u32,
     pub time_limit: TimeLimit,
-    /// The environment of a stage without a container.
+    /// The environment of a stage without a container: of the process's own, what such a stage may know.
     pub host_env: Vec<(String, String)>,
+    /// This program as other nodes find it.
+    pub program: PathBuf,
+    /// The plugin of Slurm's that starts ranks.
+    pub mpi: Option<String>,
+    pub runtime: Runtime,
+}
+
+impl Place {
+    /// A variable of [`Place::host_env`].
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let found = self.host_env.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.clone())
+    }
+}
+
+/// What runs the containers of tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// [`crate::runtime`].
+    #[default]
+    Own,
+    /// Apptainer, this program of it: for sites that demand it.
+    Apptainer(PathBuf),
 }
 
 /// Who enforces the stage's time limit.
@@ -85,6 +111,10 @@ pub enum TaskError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     App(#[from] AppError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error("cannot limit memory")]
+    Limit(#[source] io::Error),
     #[error("cannot look into the image at {}", path.display())]
     Look { path: PathBuf, source: Os },
     #[error("cannot watch over the program")]
@@ -103,6 +133,7 @@ impl TaskError {
             TaskError::Runtime(error) => error.hint(),
             TaskError::Launch(error) => error.hint(),
             TaskError::App(error) => error.hint(),
+            TaskError::Gpu(error) => error.hint(),
             TaskError::Image(error) => error.hint(),
             TaskError::NoImage(_) => Some("run `dvrun fetch` where there is a network, with the same cache folder".into()),
             TaskError::BindSource(_) => {
@@ -136,6 +167,8 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result
         ended: None,
         cpu: None,
         memory: None,
+        read: None,
+        written: None,
         message: String::new(),
     };
     if !planned.stage.always
@@ -152,6 +185,8 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result
                     message,
                     cpu: Some(end.ended.cpu.as_millis() as u64),
                     memory: Some(end.ended.memory),
+                    read: end.ended.io.map(|io| io.read),
+                    written: end.ended.io.map(|io| io.written),
                     ..record
                 };
             }
@@ -249,15 +284,29 @@ fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) 
         TimeLimit::Here => task.resources.time.map(|time| Duration::from_secs(time.0)),
         TimeLimit::Slurm => None,
     };
+    let output = Output { stdout, stderr };
+    let group = match place.time_limit {
+        TimeLimit::Here => group::limit(&task.resources).map_err(TaskError::Limit)?,
+        TimeLimit::Slurm => None,
+    };
     let kills = Kills::now();
+    let mut killed_ranks = 0;
     let end = match &task.image {
+        _ if ranks::count(&task) > 1 && place.own_job.is_some() => {
+            let (end, kills) = program::by_srun(&task, run, place, output)?;
+            killed_ranks = kills;
+            end
+        }
         Some(name) => {
             let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
-            program::in_container(&task, image, mounts, place, limit, stdout, stderr)?
+            program::in_container(&task, image, mounts, place, limit, None, output)?
         }
-        None => program::on_host(&task, place, limit, stdout, stderr)?,
+        None => program::on_host(&task, place, limit, None, output)?,
     };
-    let (outcome, message) = match killed(&task, kills.since(), end, place) {
+    let own_count = place.own_job.is_some() || group.as_ref().is_some_and(|group| group.memory);
+    let kills = kills.since() + killed_ranks;
+    drop(group);
+    let (outcome, message) = match killed(&task, kills, end, own_count) {
         Some(message) => (Outcome::OutOfMemory, message),
         None => judge(&task, with_reason(end, place))?,
     };
@@ -267,12 +316,45 @@ fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) 
     Ok((outcome, message, end))
 }
 
+/// One rank of a task, in the process that Slurm started for it: its exit status as a shell reports it. What it used is
+/// left in `reports`; the record is the task's.
+///
+/// # Errors
+/// What keeps it from running.
+pub fn rank(run: &RunDir, stage: &StageName, index: u32, place: &Place, reports: &Path) -> Result<i32, TaskError> {
+    let plan = run.plan_of(stage)?;
+    let mut task = plan::task(&plan, stage, index, run.path())?;
+    let planned = &plan.stages[stage].stage;
+    task.resources = retry_resources(planned, place.attempt);
+    let mounts = mounts(&task.binds)?;
+    let rank = ranks::rank(&place.host_env)?;
+    let stream = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(TaskError::Supervise);
+    let output = Output {
+        stdout: stream(io::stdout().as_fd())?,
+        stderr: stream(io::stderr().as_fd())?,
+    };
+    let kills = Kills::now();
+    let end = match &task.image {
+        Some(name) => {
+            let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
+            program::in_container(&task, image, mounts, place, None, Some(rank), output)?
+        }
+        None => program::on_host(&task, place, None, Some(&rank), output)?,
+    };
+    let report = Report {
+        ended: end.ended,
+        kills: kills.since(),
+    };
+    report.leave(reports, place)?;
+    Ok(end.ended.exit)
+}
+
 /// What to say where the kernel killed a process of the task for want of memory, whatever the program made of that.
 ///
-/// Under Slurm the count is the job's own, and Slurm fails the job for it. Here it is shared with other tasks: it only
-/// explains a program that was killed.
-fn killed(task: &Task, kills: u64, end: End, place: &Place) -> Option<String> {
-    let counts = place.own_job.is_some() || end.ended.exit == 128 + Signal::SIGKILL as i32;
+/// Under Slurm the count is the job's own, and Slurm fails the job for it; so it is in a group of the task's own. Elsewhere
+/// it is shared with other tasks, and only explains a program that was killed.
+fn killed(task: &Task, kills: u64, end: End, own_count: bool) -> Option<String> {
+    let counts = own_count || end.ended.exit == 128 + Signal::SIGKILL as i32;
     if kills == 0 || end.cause != Cause::Own || !counts {
         return None;
     }

@@ -24,8 +24,8 @@ use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
 use super::init;
 use super::serve::{self, Keeper};
-use super::sys::{self, Fate, Side};
-use super::wire::{self, CONTROL_FD, Message, SPEC_FD, Spec};
+use super::sys::{self, Fate, Ipc, Side};
+use super::wire::{self, CONTROL_FD, Message, RANK_SOCKET, SPEC_FD, Spec};
 
 /// The hidden argument that makes the binary a monitor.
 pub const ARGUMENT: &str = "__enter";
@@ -44,7 +44,6 @@ pub fn reenter(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 }
 
 fn monitor() -> nix::Result<ExitCode> {
-    sys::close_from(CONTROL_FD + 1, Fate::Closed)?;
     let control = sys::inherited(CONTROL_FD)?;
     let spec = File::from(sys::inherited(SPEC_FD)?);
     match supervise(spec, &control) {
@@ -61,6 +60,9 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     let unreadable = |_| RuntimeError::invalid("the description cannot be read");
     spec.rewind().map_err(unreadable)?;
     let spec: Spec = serde_json::from_reader(std::io::BufReader::new(spec)).map_err(|error| RuntimeError::invalid(error.to_string()))?;
+
+    let first = if spec.has_socket() { RANK_SOCKET + 1 } else { CONTROL_FD + 1 };
+    sys::close_from(first, Fate::Closed).map_err(setup("closing descriptors"))?;
 
     // Every signal becomes something to read, for the first process as well.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(setup("blocking signals"))?;
@@ -80,7 +82,7 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     let foreground = Foreground::held();
     let (view, mut keeper) = serve::image(&spec.container, ids, control)?;
     let (alive, life) = pipe2(OFlag::O_CLOEXEC).map_err(setup("pipe"))?;
-    let side = sys::fork_into_namespaces().map_err(|errno| enter::refused(errno, "making namespaces"))?;
+    let side = sys::fork_into_namespaces(if spec.rank.is_some() { Ipc::Hosts } else { Ipc::Own }).map_err(|errno| enter::refused(errno, "making namespaces"))?;
     let first = match side {
         Side::Child => {
             drop(life);

@@ -18,6 +18,11 @@ pub struct SlurmProfile {
     /// Slurm itself cancels jobs whose dependency cannot be met any more. `None`: as the site has it.
     pub kill_invalid_depend: Option<bool>,
     pub export: Export,
+    /// Which of Slurm's plugins (`srun --mpi=list`) starts the ranks of a stage with `tasks`; `pmix` where absent.
+    pub mpi: Option<String>,
+    /// Tasks run their containers by Apptainer: set from the profile's own `runtime`.
+    #[serde(skip)]
+    pub apptainer: bool,
     /// More options of `sbatch`, one each, before a stage's own.
     pub args: Vec<String>,
 }
