@@ -191,6 +191,8 @@ pub fn record(outcome: Outcome, job: Option<&str>) -> Record {
         ended: Some(2),
         cpu: None,
         memory: None,
+        read: None,
+        written: None,
         message: String::new(),
     }
 }

@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::failure::{Failure, Outcome, exit};
 use super::images::Rootfs;
+use super::machine;
 use super::settings::THIS_PROGRAM;
 use crate::runtime::{self, Container, MissingCwd, Mount, Raw, Running, Stdio, Terminal, User, Writable};
 
@@ -41,6 +42,9 @@ pub struct ContainerOptions {
     /// The same as --user root
     #[arg(long, conflicts_with = "user")]
     fakeroot: bool,
+    /// Let the program use GPUs: those that the environment chooses (CUDA_VISIBLE_DEVICES, Slurm's own), or these
+    #[arg(long, value_name = "LIST", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    gpus: Option<String>,
     /// Use only what is in the store; ask no server
     #[arg(long)]
     pub offline: bool,
@@ -131,7 +135,7 @@ impl ContainerOptions {
         let working_dir = Some(execution.working_dir.as_str())
             .filter(|dir| dir.starts_with('/'))
             .unwrap_or("/");
-        Ok(Container {
+        let mut container = Container {
             root: image.root.clone(),
             writable: match &self.overlay {
                 Some(folder) => Writable::Folder(absolute(folder)?),
@@ -155,7 +159,15 @@ impl ContainerOptions {
             scratch: None,
             home: HOME.into(),
             hostname: None,
-        })
+        };
+        if let Some(list) = &self.gpus {
+            let gpus = machine::gpus_for(list)?;
+            for note in &gpus.notes {
+                eprintln!("note: {note}");
+            }
+            gpus.add_to(&mut container);
+        }
+        Ok(container)
     }
 
     /// Without those that are optional and missing.

@@ -3,6 +3,7 @@
 use std::fs;
 
 use clap::Args;
+use indicatif::HumanBytes;
 use serde_json::json;
 use similar::TextDiff;
 
@@ -45,13 +46,13 @@ pub fn run(arguments: &Arguments, global: &Global) -> Outcome {
     }
     let width = uses.iter().map(|used| used.stage.0.len()).max().unwrap_or(0).max(5);
     println!(
-        "{:width$}  {:>6}  {:>22}  {:>16}  {:>22}",
-        "stage", "tasks", "memory used of", "cpus used of", "longest of"
+        "{:width$}  {:>6}  {:>22}  {:>16}  {:>22}  {:>16}",
+        "stage", "tasks", "memory used of", "cpus used of", "longest of", "read, written"
     );
     for used in &uses {
         let of = |used: String, asked: Option<String>| format!("{used} of {}", asked.unwrap_or_else(|| "-".to_owned()));
         println!(
-            "{:width$}  {:>6}  {:>22}  {:>16}  {:>22}",
+            "{:width$}  {:>6}  {:>22}  {:>16}  {:>22}  {:>16}",
             used.stage.0,
             used.tasks,
             of(
@@ -66,6 +67,7 @@ pub fn run(arguments: &Arguments, global: &Global) -> Outcome {
                 Seconds(used.wall_max.div_ceil(1000)).to_string(),
                 used.asked.time.map(|time| time.to_string())
             ),
+            format!("{}, {}", HumanBytes(used.read_sum), HumanBytes(used.written_sum)),
         );
     }
     for used in &uses {

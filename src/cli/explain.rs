@@ -1,6 +1,7 @@
 //! `dvrun explain STAGE[/INDEX]`: what happened to a task, the evidence, and what to type next.
 
 use clap::Args;
+use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::args::Global;
@@ -80,7 +81,11 @@ fn text(plan: &Plan, run: &RunDir, stage: &StageName, explanation: &Explanation,
         let asked = asked.map(|memory| format!(" (asked for {memory})")).unwrap_or_default();
         if let (Some(cpu), Some(memory)) = (record.cpu, record.memory) {
             let cpu = cpu as f64 / 1000.0;
-            line("used", format!("{cpu:.1} s of cpu, {} of memory at most{asked}", Bytes(memory)));
+            let io = match (record.read, record.written) {
+                (Some(read), Some(written)) => format!("; {} read, {} written", HumanBytes(read), HumanBytes(written)),
+                _ => String::new(),
+            };
+            line("used", format!("{cpu:.1} s of cpu, {} of memory at most{asked}{io}", Bytes(memory)));
         }
     }
     if let Some(job) = &task.job {

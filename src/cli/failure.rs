@@ -140,6 +140,7 @@ failures! {
     crate::plan::PlanError => exit::USAGE,
     crate::registry::RegistryError => exit::INFRASTRUCTURE,
     crate::runtime::AppError => exit::USAGE,
+    crate::runtime::GpuError => exit::INFRASTRUCTURE,
     crate::runtime::LaunchError => exit::USAGE,
     crate::state::StateError => exit::INFRASTRUCTURE,
     crate::sif::SifError => exit::USAGE,

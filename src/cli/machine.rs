@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::failure::{Failure, exit};
@@ -9,6 +10,7 @@ use super::settings::Settings;
 use crate::engine::local::Budget;
 use crate::engine::slurm::{Lifeline, Step};
 use crate::engine::{Node, Nodes, slurm};
+use crate::runtime::{self, Gpus};
 
 /// This machine; inside an allocation of Slurm's, all its nodes, each with what the allocation gives of it.
 ///
@@ -48,7 +50,6 @@ pub fn nodes(jobs: Option<u32>, settings: &Settings) -> Result<Nodes, Failure> {
                 job: job.clone(),
                 slurm: slurm.clone(),
                 program: settings.program.clone(),
-                scratch: settings.scratch.clone(),
                 lifeline: Arc::clone(&lifeline),
             };
             Node {
@@ -90,7 +91,7 @@ fn budget(jobs: Option<u32>) -> Budget {
     Budget {
         cpus: allocated.map_or(cpus, |allocated| allocated.clamp(1, cpus)),
         memory: memory().min(memory_allocated.unwrap_or(u64::MAX)),
-        gpus: gpus(),
+        gpus: gpus().len() as u32,
         jobs: jobs.unwrap_or(u32::MAX),
     }
 }
@@ -126,8 +127,8 @@ fn cgroup_limit() -> Option<u64> {
             "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
             _ => continue,
         };
-        for group in std::path::Path::new(path.trim_start_matches('/')).ancestors() {
-            let limit = fs::read_to_string(std::path::Path::new(root).join(group).join(file));
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            let limit = fs::read_to_string(Path::new(root).join(group).join(file));
             if let Some(limit) = limit.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
                 least = Some(least.map_or(limit, |least: u64| least.min(limit)));
             }
@@ -136,20 +137,35 @@ fn cgroup_limit() -> Option<u64> {
     least
 }
 
-/// `CUDA_VISIBLE_DEVICES` where it is set, else the NVIDIA devices that there are.
-fn gpus() -> u32 {
-    if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
-        return visible.split(',').filter(|device| !device.is_empty() && *device != "-1").count() as u32;
+/// The GPUs that this process may use, by the names that programs are told: those of `CUDA_VISIBLE_DEVICES` or
+/// `ROCR_VISIBLE_DEVICES` where one is set, else a number for each device.
+pub fn gpus() -> Vec<String> {
+    let chosen = runtime::chosen_gpus(variable);
+    let list = ["CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"]
+        .iter()
+        .find_map(|name| chosen.iter().find(|(other, _)| other == name));
+    if let Some((_, list)) = list {
+        let names = list.split(',').map(str::trim);
+        return names.filter(|name| !name.is_empty() && *name != "-1").map(str::to_owned).collect();
     }
-    let Ok(entries) = fs::read_dir("/dev") else { return 0 };
-    let is_gpu = |name: &str| {
-        name.strip_prefix("nvidia")
-            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    (0..runtime::count_gpus(Path::new("/"))).map(|number| number.to_string()).collect()
+}
+
+/// What a container needs to use the GPUs `list`, or where that is empty, those that the environment chooses.
+pub fn gpus_for(list: &str) -> Result<Gpus, Failure> {
+    let chosen = match list {
+        "" => runtime::chosen_gpus(variable),
+        list => runtime::chosen_gpus(|name| {
+            let asked = runtime::visible_gpus(list).into_iter().find(|(other, _)| other == name);
+            asked.map(|(_, value)| value)
+        }),
     };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_gpu))
-        .count() as u32
+    Ok(runtime::find_gpus(Path::new("/"), chosen)?)
+}
+
+/// A variable of the environment.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 #[cfg(test)]

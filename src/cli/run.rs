@@ -17,10 +17,10 @@ use super::machine;
 use super::prepare::{self, Wanted};
 use super::settings::{Settings, THIS_PROGRAM};
 use super::show;
-use super::task::host_environment;
-use crate::engine::Nodes;
+use super::task::place;
 use crate::engine::local::{self, Progress, Stop, Summary};
 use crate::engine::task::{Place, TimeLimit};
+use crate::engine::{Nodes, group};
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Mode, RunDir};
 
@@ -81,6 +81,11 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     }
     let nodes = machine::nodes(arguments.jobs, settings)?;
     nodes.fits(&prepared.plan)?;
+    if local::wants_gpus(&prepared.plan) {
+        for note in machine::gpus_for("")?.notes {
+            eprintln!("note: {note}");
+        }
+    }
     prepare::fetch(&prepared, &arguments.wanted.selected, global, settings)?;
     let run = prepare::create(&prepared, Mode::Local, settings)?;
     drive(&run, &prepared.plan, &nodes, global, settings)
@@ -142,6 +147,7 @@ pub fn drive(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings
         })
         .map_err(journal_error)?;
     let started = Instant::now();
+    group::make_room();
     let summary = execute(run, plan, nodes, global, settings)?;
     journal
         .append(&Event::Ended {
@@ -175,14 +181,8 @@ fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: 
         }
     });
     let place = Place {
-        exe: THIS_PROGRAM.into(),
-        scratch: settings.scratch.clone(),
-        image_access: settings.image_access,
-        host: settings.host.clone(),
-        job: None,
-        own_job: None,
         time_limit: TimeLimit::Here,
-        host_env: host_environment(settings),
+        ..place(settings.runtime, settings)?
     };
     let mut progress = |event: Progress| show::progress(run, plan, &event, global);
     let summary = local::run(run, plan, nodes, &place, &stops, &mut progress);

@@ -4,12 +4,15 @@
 //! `--config` alone.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::args::Global;
 use super::failure::{Failure, exit};
@@ -42,11 +45,45 @@ struct File {
 }
 
 /// The part `runtime`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// How tasks' containers are run: what runs them (`runtime: apptainer`), or all of it (`runtime: {name: …, image_access: …}`).
+#[derive(Clone, Debug, Default)]
 struct RuntimeFile {
-    /// How a SIF or SquashFS becomes a root file system: `auto`, `fuse` or `extract`.
+    name: Option<RuntimeName>,
+    /// How a SIF or SquashFS becomes a root file system: `auto`, `kernel`, `fuse` or `extract`.
     image_access: Option<ImageAccess>,
+}
+
+impl<'de> Deserialize<'de> for RuntimeFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RuntimeFile, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Parts {
+            name: Option<RuntimeName>,
+            image_access: Option<ImageAccess>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = RuntimeFile;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`dvrun`, `apptainer`, or a mapping of `name` and `image_access`")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<RuntimeFile, E> {
+                let name = RuntimeName::deserialize(name.into_deserializer())?;
+                Ok(RuntimeFile {
+                    name: Some(name),
+                    image_access: None,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RuntimeFile, A::Error> {
+                let Parts { name, image_access } = Parts::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RuntimeFile { name, image_access })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// One site's ways. What it says of folders and images goes before what the file says for all.
@@ -63,12 +100,24 @@ pub struct Profile {
     pub slurm: SlurmProfile,
 }
 
+/// What runs containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeName {
+    #[default]
+    Dvrun,
+    /// `apptainer` along PATH of the host that runs the task.
+    Apptainer,
+}
+
 /// All that the environment and the configuration decide.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub store: Store,
     pub scratch: PathBuf,
     pub image_access: ImageAccess,
+    /// Of tasks.
+    pub runtime: RuntimeName,
     pub tag_ttl: Seconds,
     pub net: net::Options,
     pub profile: Profile,
@@ -111,8 +160,11 @@ impl Settings {
             })?,
             None => Profile::default(),
         };
+        let mut profile = profile;
         let cache = cache(profile.cache.clone().or(file.cache), home.as_deref())?;
         let scratch = profile.scratch.clone().or(file.scratch).or_else(|| folder("TMPDIR"));
+        let runtime = profile.runtime.name.or(file.runtime.name).unwrap_or_default();
+        profile.slurm.apptainer = runtime == RuntimeName::Apptainer;
         let image_access = profile.runtime.image_access.or(file.runtime.image_access);
         let tag_ttl = file.tag_ttl.as_deref().unwrap_or("1h");
         let tag_ttl = tag_ttl
@@ -132,6 +184,7 @@ impl Settings {
             store: Store::new(&cache),
             scratch: scratch.unwrap_or_else(|| "/tmp".into()),
             image_access: image_access.unwrap_or_default(),
+            runtime,
             tag_ttl,
             net,
             profile,
@@ -183,6 +236,7 @@ impl File {
             cache: self.cache.or(base.cache),
             scratch: self.scratch.or(base.scratch),
             runtime: RuntimeFile {
+                name: self.runtime.name.or(base.runtime.name),
                 image_access: self.runtime.image_access.or(base.runtime.image_access),
             },
             tag_ttl: self.tag_ttl.or(base.tag_ttl),

@@ -2,15 +2,17 @@
 
 use std::env;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::failure::{Failure, Outcome, exit};
-use super::settings::{Settings, THIS_PROGRAM};
+use super::machine;
+use super::settings::{RuntimeName, Settings, THIS_PROGRAM};
 use crate::engine::slurm::{self, MemoryFlag, OwnJob};
-use crate::engine::task::{self, Place, TimeLimit};
+use crate::engine::task::{self, Place, Runtime, TimeLimit};
 use crate::plan::PREPARE;
+use crate::runtime;
 use crate::state::{Journal, Outcome as TaskOutcome, RunDir};
 use crate::workflow::StageName;
 
@@ -30,6 +32,14 @@ pub struct Arguments {
     /// It ends with its standard input, which is that of whoever started it on another node
     #[arg(long)]
     step: bool,
+    /// Which of Slurm's plugins starts ranks
+    #[arg(long)]
+    mpi: Option<String>,
+    #[arg(long, default_value = "dvrun")]
+    runtime: RuntimeName,
+    /// One rank of a task, started by Slurm; what it used goes into this folder
+    #[arg(long, value_name = "FOLDER")]
+    rank: Option<PathBuf>,
 }
 
 /// Tells this process to end when its standard input does.
@@ -54,6 +64,9 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         }
     });
     let run = RunDir::at(arguments.run.clone());
+    if let Some(reports) = &arguments.rank {
+        return rank(&run, reports, arguments, settings);
+    }
     if let Some(name) = text("SLURM_JOB_NAME").filter(|_| job.is_some())
         && given_up(&run, &name, arguments)?
     {
@@ -73,17 +86,15 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         },
     });
     let place = Place {
-        exe: THIS_PROGRAM.into(),
-        scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
-        image_access: settings.image_access,
-        host: settings.host.clone(),
         time_limit: if in_job { TimeLimit::Slurm } else { TimeLimit::Here },
         job,
         own_job,
+        mpi: arguments.mpi.clone(),
         host_env: match in_job {
             true => environment_in_job(&arguments.stage, settings),
             false => host_environment(settings),
         },
+        ..place_of(arguments, settings)?
     };
     let record = task::run(
         &run,
@@ -111,6 +122,62 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     })
 }
 
+/// Where a task runs, but for its job.
+pub fn place(runtime: RuntimeName, settings: &Settings) -> Result<Place, Failure> {
+    Ok(Place {
+        exe: THIS_PROGRAM.into(),
+        scratch: settings.scratch.clone(),
+        image_access: settings.image_access,
+        host: settings.host.clone(),
+        job: None,
+        own_job: None,
+        time_limit: TimeLimit::Slurm,
+        host_env: host_environment(settings),
+        whole_env: environment(),
+        gpus: machine::gpus(),
+        program: settings.program.clone(),
+        mpi: None,
+        runtime: match runtime {
+            RuntimeName::Dvrun => Runtime::Own,
+            RuntimeName::Apptainer => Runtime::Apptainer(apptainer()?),
+        },
+    })
+}
+
+fn place_of(arguments: &Arguments, settings: &Settings) -> Result<Place, Failure> {
+    let place = place(arguments.runtime, settings)?;
+    let scratch = arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone());
+    Ok(Place { scratch, ..place })
+}
+
+/// All of this process's environment. A value that is no text says nothing to anybody.
+fn environment() -> Vec<(String, String)> {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Apptainer along `PATH`.
+fn apptainer() -> Result<PathBuf, Failure> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).map(|folder| folder.join("apptainer"));
+    places.into_iter().find(|place| place.is_file()).ok_or_else(|| {
+        Failure::message(
+            exit::INFRASTRUCTURE,
+            "`runtime: apptainer` is configured, and there is no apptainer on this host's PATH",
+        )
+        .hint("install it or load its module on this node, or configure `runtime: dvrun`, which needs nothing")
+    })
+}
+
+/// One rank: its status is the program's own; what keeps it from running is said in the task's log.
+fn rank(run: &RunDir, reports: &Path, arguments: &Arguments, settings: &Settings) -> Outcome {
+    let place = place_of(arguments, settings)?;
+    let stage = StageName(arguments.stage.clone());
+    let exit = task::rank(run, &stage, arguments.index, arguments.attempt.unwrap_or(0), &place, reports)?;
+    Ok(u8::try_from(exit).unwrap_or(exit::FAILED))
+}
+
 fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool, Failure> {
     let path = run.journal_path();
     let events =
@@ -123,7 +190,7 @@ fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool,
 /// prepares needs to fetch (a proxy, certificates) is its own.
 fn environment_in_job(stage: &str, settings: &Settings) -> Vec<(String, String)> {
     match stage == PREPARE || !settings.profile.slurm.modules.is_empty() {
-        true => env::vars().chain(for_steps()).collect(),
+        true => environment().into_iter().chain(for_steps()).collect(),
         false => host_environment(settings),
     }
 }
@@ -142,7 +209,12 @@ pub fn host_environment(settings: &Settings) -> Vec<(String, String)> {
     if let Some(home) = &settings.home {
         variables.push(("HOME".to_owned(), home.to_string_lossy().into_owned()));
     }
-    variables.extend(env::vars().filter(|(name, _)| name.starts_with("SLURM_") || name == "MODULEPATH"));
+    let launcher = ["SLURM_", "PMI_", "PMI2_", "PMIX_"];
+    let known = |name: &str| launcher.iter().any(|prefix| name.starts_with(prefix)) || name == "MODULEPATH";
+    let environment = environment();
+    let value = |name: &str| environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    variables.extend(runtime::chosen_gpus(value));
+    variables.extend(environment.into_iter().filter(|(name, _)| known(name)));
     variables.extend(settings.profile.slurm.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     variables.extend(for_steps());
     variables

@@ -21,6 +21,9 @@ pub struct StageUse {
     pub cpu_sum: u64,
     /// Bytes, of the largest process of the hungriest task.
     pub memory_max: u64,
+    /// Bytes read and written by all together.
+    pub read_sum: u64,
+    pub written_sum: u64,
     /// What would have been enough, with room: `None` where what is asked for is right, or nothing is known.
     pub memory: Option<Bytes>,
     pub time: Option<Seconds>,
@@ -65,6 +68,8 @@ fn stage_use(stage: &StageName, asked: &Resources, well: &[Record]) -> StageUse 
         wall_sum: well.iter().map(wall).sum(),
         cpu_sum: well.iter().filter_map(|record| record.cpu).sum(),
         memory_max: well.iter().filter_map(|record| record.memory).max().unwrap_or(0),
+        read_sum: well.iter().filter_map(|record| record.read).sum(),
+        written_sum: well.iter().filter_map(|record| record.written).sum(),
         memory: None,
         time: None,
         cpus: None,

@@ -12,9 +12,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use super::apart::Apart;
 use super::graph::{Graph, Ready, Skipped};
 use super::nodes::{Asked, Nodes, Taken};
-use super::slurm::Step;
 use super::task::{self, Numbered, Place};
 use super::watch::Watch;
 use crate::plan::{Plan, StagePlan};
@@ -180,6 +180,7 @@ struct Scheduler<'scope, 'env, 'a> {
 struct Running {
     task: Ready,
     taken: Taken,
+    gpus: Vec<u32>,
     watch: Arc<Watch>,
 }
 
@@ -231,26 +232,25 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         let stage = self.graph.stage(next);
         let name = &stage.stage.name;
         let records = self.records.of(self.run, name).map_err(failed(name, next.index))?;
-        self.nodes.take(taken);
+        let gpus = self.nodes.take(taken);
         (self.progress)(Progress::Started {
             stage: name.clone(),
             index: next.index,
             attempt: next.attempt,
         });
-        let step = self.nodes.step(taken);
-        let watch = Arc::new(match step {
-            None => Watch::new(),
-            Some(_) => Watch::of_step(),
-        });
+        let apart = Apart::of(&stage.stage, self.nodes.step(taken));
+        let watch = Arc::new(apart.as_ref().map_or_else(Watch::new, Apart::watch));
         self.running.push(Running {
             task: next,
             taken,
+            gpus: gpus.clone(),
             watch: Arc::clone(&watch),
         });
         self.workers.give(Given {
             task: next,
             stage,
-            step,
+            apart,
+            gpus,
             records,
             watch,
         });
@@ -262,7 +262,7 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         self.workers.idle.push(worker);
         let place = self.running.iter().position(|running| running.task == task);
         let running = self.running.swap_remove(place.expect("only running tasks end"));
-        self.nodes.give_back(running.taken);
+        self.nodes.give_back(running.taken, running.gpus);
         let stage = self.graph.stage(task);
         let name = &stage.stage.name;
         let record = record.map_err(failed(name, task.index))?;
@@ -349,8 +349,10 @@ struct Work<'a> {
 struct Given<'a> {
     task: Ready,
     stage: &'a StagePlan,
-    /// Where it runs, if not on this machine.
-    step: Option<Arc<Step>>,
+    /// Where it runs, if not on a worker's own thread.
+    apart: Option<Apart>,
+    /// The numbers of its own.
+    gpus: Vec<u32>,
     records: Arc<Records>,
     watch: Arc<Watch>,
 }
@@ -390,7 +392,8 @@ impl<'a> Work<'a> {
         for Given {
             task,
             stage,
-            step,
+            apart,
+            gpus,
             records,
             watch,
         } in given
@@ -399,9 +402,17 @@ impl<'a> Work<'a> {
                 index: task.index,
                 attempt: task.attempt,
             };
-            let record = match step {
-                Some(step) => task::elsewhere(self.run, &stage.stage.name, numbered, &records, &step, &watch),
-                None => task::once(self.run, self.plan, &stage.stage, numbered, &records, self.place, &watch),
+            let gpus = self.place.visible(apart.as_ref(), &gpus);
+            let record = match apart {
+                Some(apart) => {
+                    let call = apart.call(self.run.path(), &stage.stage.name, numbered, self.place, &gpus);
+                    task::apart(self.run, numbered, &records, &apart, &call, self.place, &watch)
+                }
+                None if gpus.is_empty() => task::once(self.run, self.plan, &stage.stage, numbered, &records, self.place, &watch),
+                None => {
+                    let place = self.place.with_variables(&gpus);
+                    task::once(self.run, self.plan, &stage.stage, numbered, &records, &place, &watch)
+                }
             };
             let record = record.and_then(|record| records.write(task.index, &record).map(|()| record));
             if ended.send(End { worker, task, record }).is_err() {
@@ -424,6 +435,14 @@ pub(super) fn unstarted(outcome: Outcome, message: String) -> Record {
         ended: Some(now),
         cpu: None,
         memory: None,
+        read: None,
+        written: None,
         message,
     }
+}
+
+/// Whether a stage that is to run asks for GPUs in a container, which then must see the driver.
+pub fn wants_gpus(plan: &Plan) -> bool {
+    let mut running = plan.stages.values().filter(|stage| !stage.todo.is_empty());
+    running.any(|stage| stage.stage.resources.gpus > 0 && stage.stage.image.is_some())
 }

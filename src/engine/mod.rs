@@ -3,9 +3,11 @@
 //! Both ways meet in [`task`]: it prepares a task's folders, runs its program and judges its end. Under Slurm a job runs
 //! `dvrun __task RUN STAGE INDEX`, which also checks what the task needs; here [`local`] runs it on a thread of its own.
 
+mod apart;
 mod efficiency;
 mod explain;
 mod graph;
+pub mod group;
 mod image;
 pub mod local;
 mod memory;
@@ -14,6 +16,7 @@ mod outputs;
 mod overlap;
 mod previous;
 mod program;
+mod ranks;
 mod ready;
 pub mod rerun;
 mod scratch;

@@ -21,12 +21,15 @@ pub struct Node {
 pub struct Nodes {
     nodes: Vec<Node>,
     free: Vec<Budget>,
+    /// The free GPUs of each, by number.
+    gpus: Vec<Vec<u32>>,
 }
 
 impl From<Vec<Node>> for Nodes {
     fn from(nodes: Vec<Node>) -> Nodes {
         let free = nodes.iter().map(|node| node.budget).collect();
-        Nodes { nodes, free }
+        let gpus = nodes.iter().map(|node| (0..node.budget.gpus).rev().collect()).collect();
+        Nodes { nodes, free, gpus }
     }
 }
 
@@ -51,7 +54,7 @@ impl Asked {
     pub fn by(stage: &StagePlan, attempt: u32) -> Asked {
         let resources = retry_resources(&stage.stage, attempt);
         Asked {
-            cpus: resources.cpus,
+            cpus: resources.cpus.saturating_mul(resources.tasks.unwrap_or(1)),
             memory: resources.memory.map_or(0, |bytes| bytes.0),
             gpus: resources.gpus,
         }
@@ -99,14 +102,20 @@ impl Nodes {
         all.find_map(|node| Some(on(node)).filter(|taken| taken.what.fits(self.free[node])))
     }
 
-    pub(super) fn take(&mut self, Taken { node, what }: Taken) {
+    /// Gives the numbers of the GPUs that it takes.
+    pub(super) fn take(&mut self, Taken { node, what }: Taken) -> Vec<u32> {
         let free = &mut self.free[node];
         free.cpus -= what.cpus;
         free.memory -= what.memory;
         free.gpus -= what.gpus;
+        let all = &mut self.gpus[node];
+        let mut own = all.split_off(all.len() - what.gpus as usize);
+        own.sort_unstable();
+        own
     }
 
-    pub(super) fn give_back(&mut self, Taken { node, what }: Taken) {
+    pub(super) fn give_back(&mut self, Taken { node, what }: Taken, gpus: Vec<u32>) {
+        self.gpus[node].extend(gpus);
         let free = &mut self.free[node];
         free.cpus += what.cpus;
         free.memory += what.memory;
@@ -169,7 +178,6 @@ mod tests {
             job: "7".to_owned(),
             slurm: Slurm::new([]),
             program: PathBuf::from("dvrun").into(),
-            scratch: "/tmp".into(),
             lifeline: Arc::new(Lifeline::new().unwrap()),
         };
         Node {
@@ -198,17 +206,18 @@ mod tests {
         let mut nodes = Nodes::from(vec![node("c1", 2, 100, 0), node("c2", 4, 100, 1)]);
         let start = |nodes: &mut Nodes, asked: Asked| {
             let taken = nodes.place(asked)?;
-            nodes.take(taken);
-            Some((name(nodes, taken), taken))
+            let gpus = nodes.take(taken);
+            Some((name(nodes, taken), taken, gpus))
         };
         let small = asked(2, 60, 0);
-        let (first, taken) = start(&mut nodes, small).unwrap();
+        let (first, taken, none) = start(&mut nodes, small).unwrap();
         assert_eq!(first, "c1");
         assert_eq!(start(&mut nodes, small).unwrap().0, "c2");
         assert_eq!(start(&mut nodes, small), None, "no memory is left");
-        assert_eq!(start(&mut nodes, asked(1, 10, 1)).unwrap().0, "c2");
+        let (node, _, gpus) = start(&mut nodes, asked(1, 10, 1)).unwrap();
+        assert_eq!((node.as_str(), gpus), ("c2", vec![0]));
         assert_eq!(start(&mut nodes, asked(1, 0, 1)), None);
-        nodes.give_back(taken);
+        nodes.give_back(taken, none);
         assert_eq!(start(&mut nodes, small).unwrap().0, "c1");
     }
 

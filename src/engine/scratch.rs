@@ -1,11 +1,13 @@
 //! A task's private `/tmp` on the host, and what tasks that were killed left of theirs.
 //!
+//! The ranks of one task on one node share theirs: the last that leaves removes it.
+//!
 //! `dvrun-UID-NAME/` in the scratch folder belongs to whoever holds the lock on `dvrun-UID-NAME.lock` beside it; the lock's
 //! file is made before the folder and removed after it. A folder whose lock is free is a dead task's.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
@@ -17,7 +19,7 @@ pub(super) struct Scratch {
     path: PathBuf,
     lock_path: PathBuf,
     /// Held as long as the folder is wanted.
-    _lock: File,
+    lock: File,
 }
 
 impl Scratch {
@@ -38,13 +40,39 @@ impl Scratch {
             if swept {
                 continue;
             }
-            let scratch = Scratch {
-                path,
-                lock_path,
-                _lock: lock,
-            };
+            let scratch = Scratch { path, lock_path, lock };
             DirBuilder::new().mode(0o700).create(&scratch.path)?;
             return Ok(scratch);
+        }
+    }
+
+    /// The folder of that name in `folder`, which all who hold it share.
+    pub fn shared_in(folder: &Path, name: &str) -> io::Result<Scratch> {
+        let path = folder.join(format!("{}{name}", prefix()));
+        let lock_path = path.with_extension("lock");
+        loop {
+            let options = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .clone();
+            let lock = options.open(&lock_path)?;
+            lock.lock_shared()?;
+            // Whoever left last may have removed it before the lock was had.
+            if lock.metadata()?.nlink() == 0 {
+                continue;
+            }
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => made?,
+            }
+            // The folder around it may be open to all: what another user put there is not ours.
+            let meta = fs::symlink_metadata(&path)?;
+            if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
+                return Err(ErrorKind::PermissionDenied.into());
+            }
+            return Ok(Scratch { path, lock_path, lock });
         }
     }
 
@@ -58,6 +86,10 @@ impl Scratch {
     }
 
     fn remove(&self) -> io::Result<()> {
+        // Others who share it still hold it; or their file system knows no locks, and it is left to sweepers.
+        if matches!(self.lock.try_lock(), Err(fs::TryLockError::WouldBlock)) {
+            return Ok(());
+        }
         remove_tree(&self.path)?;
         remove_file(&self.lock_path)
     }
@@ -113,6 +145,25 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn what_is_shared_goes_with_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Scratch::shared_in(dir.path(), "7.0.1").unwrap();
+        let second = Scratch::shared_in(dir.path(), "7.0.1").unwrap();
+        fs::write(first.path().join("segment"), "x").unwrap();
+        let path = second.path().to_owned();
+        first.close().unwrap();
+        assert!(path.join("segment").exists(), "another still holds it");
+        // Nobody's sweeping takes it either.
+        Scratch::new_in(dir.path()).unwrap().close().unwrap();
+        assert!(path.join("segment").exists());
+        second.close().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        // What is another's, or no folder, is not used.
+        fs::write(&path, "").unwrap();
+        Scratch::shared_in(dir.path(), "7.0.1").map(drop).unwrap_err();
+    }
 
     #[test]
     fn dead_tasks_are_swept_up_after_and_living_ones_are_not() {

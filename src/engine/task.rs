@@ -2,20 +2,24 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::apart::{Apart, Call};
+use super::group;
 use super::local::unstarted;
 use super::memory::Kills;
 use super::outputs::{self, OutputError};
-use super::program;
-use super::slurm::{self, Ending, OwnJob, Step};
+use super::program::{self, Output};
+use super::ranks::{self, Report};
+use super::slurm::{self, Ending, OwnJob, Program};
 use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
-use crate::runtime::{AppError, ImageAccess, LaunchError, LookError, Mount, RuntimeError};
+use crate::runtime::{self, AppError, GpuError, ImageAccess, LaunchError, LookError, Mount, RuntimeError};
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::store;
 use crate::workflow::units::{Bytes, Seconds};
@@ -42,8 +46,55 @@ pub struct Place {
     /// Under Slurm: the job that may be put back into the queue.
     pub own_job: Option<OwnJob>,
     pub time_limit: TimeLimit,
-    /// The environment of a stage without a container.
+    /// The environment of a stage without a container: of the process's own, what such a stage may know.
     pub host_env: Vec<(String, String)>,
+    /// All of the process's own, for tasks in a process apart.
+    pub whole_env: Vec<(String, String)>,
+    /// The names of this machine's GPUs, by number.
+    pub gpus: Vec<String>,
+    /// This program as other nodes find it.
+    pub program: Program,
+    /// The plugin of Slurm's that starts ranks.
+    pub mpi: Option<String>,
+    pub runtime: Runtime,
+}
+
+impl Place {
+    /// A variable of [`Place::host_env`].
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let found = self.host_env.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.clone())
+    }
+
+    /// The variables that show a task the GPUs of these numbers alone.
+    pub(super) fn visible(&self, apart: Option<&Apart>, gpus: &[u32]) -> Vec<(String, String)> {
+        let name = |gpu: &u32| match apart {
+            Some(Apart::Node(_)) => gpu.to_string(),
+            _ => self.gpus.get(*gpu as usize).cloned().unwrap_or_else(|| gpu.to_string()),
+        };
+        match gpus {
+            [] => Vec::new(),
+            gpus => runtime::visible_gpus(&gpus.iter().map(name).collect::<Vec<_>>().join(",")),
+        }
+    }
+
+    /// The same, with these variables in [`Place::host_env`].
+    pub(super) fn with_variables(&self, variables: &[(String, String)]) -> Place {
+        let mut place = self.clone();
+        place.host_env.retain(|(name, _)| !variables.iter().any(|(own, _)| own == name));
+        place.host_env.extend(variables.iter().cloned());
+        place
+    }
+}
+
+/// What runs the containers of tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// [`crate::runtime`].
+    #[default]
+    Own,
+    /// Apptainer, this program of it: for sites that demand it.
+    Apptainer(PathBuf),
 }
 
 /// Who enforces the stage's time limit.
@@ -86,6 +137,10 @@ pub enum TaskError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     App(#[from] AppError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error("cannot limit memory")]
+    Limit(#[source] io::Error),
     #[error("cannot look into image {image}")]
     Look { image: String, source: LookError },
     #[error("cannot watch over the program")]
@@ -104,6 +159,7 @@ impl TaskError {
             TaskError::Runtime(error) => error.hint(),
             TaskError::Launch(error) => error.hint(),
             TaskError::App(error) => error.hint(),
+            TaskError::Gpu(error) => error.hint(),
             TaskError::Image(error) => error.hint(),
             TaskError::NoImage(_) => Some("run `dvrun fetch` where there is a network, with the same cache folder".into()),
             TaskError::BindSource(_) => {
@@ -184,6 +240,8 @@ pub(super) fn once(
             record.message = message;
             record.cpu = Some(end.ended.cpu.as_millis() as u64);
             record.memory = Some(end.ended.memory);
+            record.read = end.ended.io.map(|io| io.read);
+            record.written = end.ended.io.map(|io| io.written);
         }
         Err(error) => {
             record.outcome = Outcome::Broken;
@@ -194,35 +252,31 @@ pub(super) fn once(
     Ok(record)
 }
 
-/// The same on another node: a job step, which writes the record itself. Gives it; or, where it left none, one that says so.
+/// The same in a process apart, which writes the record itself. Gives it; or, where it left none, one that says so.
 ///
 /// # Errors
 /// A record that cannot be read.
-pub(super) fn elsewhere(
+pub(super) fn apart(
     run: &RunDir,
-    stage: &StageName,
     task: Numbered,
     records: &Records,
-    step: &Step,
+    apart: &Apart,
+    call: &Call,
+    place: &Place,
     watch: &Watch,
 ) -> io::Result<Record> {
-    let ran = program::step(
-        &step.argv(run.path(), &stage.0, task.index, task.attempt),
-        &step.env(),
-        run.path(),
-        &step.lifeline.stdin,
-        watch,
-    );
+    let ran = program::apart(call, run.path(), apart.stdin(), watch);
     let written = records.read_one(task.index)?;
+    let host = apart.host(place);
     let message = match (written, ran) {
         (Some(record), Ok(_)) if record.outcome != Outcome::Running && record.attempt == task.attempt => return Ok(record),
         (_, Ok(cause)) if cause != Cause::Own => "the task was stopped before it left a record".to_owned(),
-        (_, Ok(_)) => format!("the task ended on {} without a record: it was killed from outside", step.node),
-        (_, Err(error)) => format!("the task could not be started on {}: {}", step.node, with_causes(&error)),
+        (_, Ok(_)) => format!("the task ended on {host} without a record: it was killed from outside"),
+        (_, Err(error)) => format!("the task could not be started on {host}: {}", with_causes(&error)),
     };
     Ok(Record {
         attempt: task.attempt,
-        host: step.node.clone(),
+        host: host.to_owned(),
         ..unstarted(Outcome::Broken, message)
     })
 }
@@ -238,6 +292,8 @@ fn begun(attempt: u32, place: &Place) -> Record {
         ended: None,
         cpu: None,
         memory: None,
+        read: None,
+        written: None,
         message: String::new(),
     }
 }
@@ -328,15 +384,31 @@ fn perform(
         TimeLimit::Here => task.resources.time.map(|time| Duration::from_secs(time.0)),
         TimeLimit::Slurm => None,
     };
+    let output = Output { stdout, stderr };
+    // A thread has no limits of its own; whoever asks for one got a process.
+    let group = match place.time_limit {
+        TimeLimit::Here if task.resources.memory.is_some() => group::limit(&task.resources).map_err(TaskError::Limit)?,
+        TimeLimit::Here | TimeLimit::Slurm => None,
+    };
     let kills = Kills::now();
+    let mut killed_ranks = 0;
+    let supervision = program::Supervision { watch, limit };
     let end = match &task.image {
+        _ if ranks::count(&task) > 1 && place.own_job.is_some() => {
+            let (end, kills) = program::by_srun(&task, attempt, run, place, watch, &output)?;
+            killed_ranks = kills;
+            end
+        }
         Some(name) => {
             let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
-            program::in_container(&task, image, mounts, place, program::Supervision { watch, limit }, stdout, stderr)?
+            program::in_container(&task, image, mounts, place, supervision, None, &output)?
         }
-        None => program::on_host(&task, place, program::Supervision { watch, limit }, &stdout, &stderr)?,
+        None => program::on_host(&task, place, supervision, None, &output)?,
     };
-    let (outcome, message) = match killed(&task, kills.since(), &end, place) {
+    let own_count = place.own_job.is_some() || group.as_ref().is_some_and(|group| group.memory);
+    let kills = kills.since() + killed_ranks;
+    drop(group);
+    let (outcome, message) = match killed(&task, kills, &end, own_count) {
         Some(message) => (Outcome::OutOfMemory, message),
         None => {
             let (outcome, message) = judge(&task, &with_reason(end.clone(), place))?;
@@ -349,12 +421,52 @@ fn perform(
     Ok((outcome, message, end))
 }
 
+/// One rank of a task, in the process that Slurm started for it: its exit status as a shell reports it. What it used is
+/// left in `reports`; the record is the task's.
+///
+/// # Errors
+/// What keeps it from running.
+pub fn rank(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &Place, reports: &Path) -> Result<i32, TaskError> {
+    let plan = run.plan_of(stage)?;
+    let mut task = plan::task(&plan, stage, index, run.path())?;
+    let planned = &plan.stages[stage].stage;
+    task.resources = retry_resources(planned, attempt);
+    let mounts = mounts(&task.binds)?;
+    let rank = ranks::rank(place)?;
+    let stream = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(TaskError::Supervise);
+    let output = Output {
+        stdout: stream(io::stdout().as_fd())?,
+        stderr: stream(io::stderr().as_fd())?,
+    };
+    let kills = Kills::now();
+    let watch = Watch::new();
+    let supervision = program::Supervision {
+        watch: &watch,
+        limit: None,
+    };
+    let end = attended(&watch, || match &task.image {
+        Some(name) => {
+            let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
+            program::in_container(&task, image, mounts, place, supervision, Some(rank), &output)
+        }
+        None => program::on_host(&task, place, supervision, Some(&rank), &output),
+    });
+    let end = end.map_err(TaskError::Supervise)??;
+    let exit = end.ended.exit;
+    let report = Report {
+        ended: end.ended,
+        kills: kills.since(),
+    };
+    report.leave(reports, place)?;
+    Ok(exit)
+}
+
 /// What to say where the kernel killed a process of the task for want of memory, whatever the program made of that.
 ///
-/// Under Slurm the count is the job's own, and Slurm fails the job for it. Here it is shared with other tasks: it only
-/// explains a program that was killed.
-fn killed(task: &Task, kills: u64, end: &End, place: &Place) -> Option<String> {
-    let counts = place.own_job.is_some() || end.ended.exit == 128 + Signal::SIGKILL as i32;
+/// Under Slurm the count is the job's own, and Slurm fails the job for it; so it is in a group of the task's own. Elsewhere
+/// it is shared with other tasks, and only explains a program that was killed.
+fn killed(task: &Task, kills: u64, end: &End, own_count: bool) -> Option<String> {
+    let counts = own_count || end.ended.exit == 128 + Signal::SIGKILL as i32;
     if kills == 0 || end.cause != Cause::Own || !counts {
         return None;
     }

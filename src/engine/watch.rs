@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::local::GRACE;
 use super::memory;
+use crate::runtime::Io;
 
 /// A program's end as its parent sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
     /// As a shell reports it: 128 + n for signal n.
     pub exit: i32,
@@ -24,6 +26,8 @@ pub(super) struct Ended {
     pub cpu: Duration,
     /// Peak resident memory of the largest of them, bytes.
     pub memory: u64,
+    /// Bytes that they read and wrote; `None` where the kernel does not count them.
+    pub io: Option<Io>,
     /// What of its image could not be read, a sentence each.
     pub damage: Vec<String>,
 }
@@ -73,7 +77,12 @@ impl Watch {
         Watch::telling(Signal::SIGTERM, GRACE)
     }
 
-    /// Of what hands a signal on to a task elsewhere, which needs time to end its program and to write its record.
+    /// Of a task in a process apart, which needs time to end its program and to write its record.
+    pub fn of_task() -> Watch {
+        Watch::telling(Signal::SIGTERM, GRACE * 3 / 2)
+    }
+
+    /// Of what hands a signal on to a task elsewhere.
     pub fn of_step() -> Watch {
         // `srun` makes SIGKILL of SIGTERM.
         Watch::telling(Signal::SIGINT, GRACE * 3 / 2)

@@ -1,7 +1,9 @@
 //! How a contained program ended, and what it used.
 
+use std::fs;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// The end of a program.
@@ -43,4 +45,41 @@ pub struct Usage {
     pub cpu: Duration,
     /// Peak resident memory of the largest process, bytes.
     pub max_rss: u64,
+    /// `None` where the kernel does not count.
+    #[serde(default)]
+    pub io: Option<Io>,
+}
+
+/// Bytes of system calls (`rchar` and `wchar` of proc(5)): of files and pipes, cached or not. As Slurm counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Io {
+    pub read: u64,
+    pub written: u64,
+}
+
+impl Io {
+    /// Of a process that has ended and was not yet waited for, and of all its children that it waited for.
+    pub(super) fn of_ended(pid: Pid) -> Option<Io> {
+        parse(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+    }
+}
+
+fn parse(text: &str) -> Option<Io> {
+    let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some(Io {
+        read: number("rchar:")?,
+        written: number("wchar:")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_of_the_kernels_numbers() {
+        let text = "rchar: 12\nwchar: 34\nsyscr: 1\nread_bytes: 4096\n";
+        assert_eq!(parse(text), Some(Io { read: 12, written: 34 }));
+        assert_eq!(parse("rchar: x\nwchar: 3\n"), None);
+    }
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chdir, getpid, getppid, setpgid};
 
-use super::exit::{Exit, Usage};
+use super::exit::{Exit, Io, Usage};
 use super::sys::{self, Words};
 
 /// What is started, and with what.
@@ -94,11 +94,13 @@ impl HostRunning {
 
     /// How it ended. What its peak of memory says is never less than what this process had when it started the program.
     pub fn reap(self) -> io::Result<Exit> {
+        let io = Io::of_ended(self.leader);
         let (status, cpu, max_rss) = sys::wait_for_usage(self.leader)?;
         let usage = Usage {
             wall: self.began.elapsed(),
             cpu: Duration::from_micros(cpu),
             max_rss,
+            io,
         };
         Ok(Exit { status, usage })
     }

@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use super::container::{Container, User};
+use super::container::User;
 use super::enter::{self, Ids};
 use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
@@ -27,7 +27,7 @@ use super::launch::DEFAULT_PATH;
 use super::monitor;
 use super::serve::View;
 use super::sys::{self, Fate, Side};
-use super::wire::{self, Message, Spec};
+use super::wire::{self, Message, RANK_SOCKET, Spec};
 
 /// Whose session the program joins.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -
     })?;
     let terminal = spec.terminal.map(open_terminal).transpose()?;
     let (near, far) = terminal.unzip();
-    Ok((launch(container, session, far)?, near))
+    Ok((launch(spec, session, far)?, near))
 }
 
 /// A new pair of the container's own terminals: the caller's end and the program's.
@@ -137,7 +137,8 @@ fn confine(as_root: bool) -> Result<(), RuntimeError> {
 }
 
 /// Starts the program; returns when it has been executed.
-fn launch(container: &Container, session: Session, terminal: Option<OwnedFd>) -> Result<Pid, RuntimeError> {
+fn launch(spec: &Spec, session: Session, terminal: Option<OwnedFd>) -> Result<Pid, RuntimeError> {
+    let container = &spec.container;
     let setup = RuntimeError::setup;
     let words = |texts: &mut dyn Iterator<Item = String>| -> Result<Vec<CString>, RuntimeError> {
         texts
@@ -162,7 +163,7 @@ fn launch(container: &Container, session: Session, terminal: Option<OwnedFd>) ->
         }
         Side::Child => {
             drop(from);
-            let error = execute(container, session, terminal, &argv, &env);
+            let error = execute(spec, session, terminal, &argv, &env);
             let text = serde_json::to_vec(&error).expect("errors have no maps with odd keys");
             let mut to = to;
             sys::exit_now(if to.write_all(&text).is_ok() { 1 } else { 2 })
@@ -176,7 +177,8 @@ fn pipe_files() -> Result<(std::fs::File, std::fs::File), RuntimeError> {
 }
 
 /// Becomes the program; returns only to say why not.
-fn execute(container: &Container, session: Session, terminal: Option<OwnedFd>, argv: &[CString], env: &[CString]) -> RuntimeError {
+fn execute(spec: &Spec, session: Session, terminal: Option<OwnedFd>, argv: &[CString], env: &[CString]) -> RuntimeError {
+    let container = &spec.container;
     let setup = |what: &str, errno: Errno| RuntimeError::setup(what)(errno);
     if session == Session::Own
         && let Err(errno) = nix::unistd::setsid()
@@ -198,6 +200,11 @@ fn execute(container: &Container, session: Session, terminal: Option<OwnedFd>, a
     }
     if let Err(errno) = sys::close_from(3, Fate::ClosedOnExec) {
         return setup("closing descriptors", errno);
+    }
+    if spec.has_socket()
+        && let Err(errno) = sys::keep_on_exec(RANK_SOCKET)
+    {
+        return setup("keeping the launcher's socket", errno);
     }
     if let Err(errno) = filter::apply() {
         return setup("filtering system calls", errno);

@@ -13,6 +13,7 @@
 //!
 //! A failure before the program runs comes back as a [`RuntimeError`]; the program's own end as an [`Exit`].
 
+mod apptainer;
 mod attributes;
 mod container;
 mod enter;
@@ -21,6 +22,7 @@ mod exit;
 mod filter;
 mod forbidden;
 mod fuse;
+mod gpu;
 mod host;
 mod identity;
 mod init;
@@ -42,10 +44,12 @@ mod terminal;
 mod unpack;
 mod wire;
 
+pub use apptainer::{Apptainer, apptainer};
 pub use container::{Container, ImageAccess, MissingCwd, Mount, Root, User, Writable};
 pub use error::{Os, RuntimeError};
-pub use exit::{Exit, Status, Usage};
+pub use exit::{Exit, Io, Status, Usage};
 pub use forbidden::Forbidden;
+pub use gpu::{GpuError, Gpus, chosen as chosen_gpus, count as count_gpus, find as find_gpus, visible as visible_gpus};
 pub use host::{HostProgram, HostRunning, spawn_host};
 pub use kernel::Kernel;
 pub use launch::{DEFAULT_PATH, LaunchError, entrypoint, environment, script, script_file};
@@ -56,5 +60,7 @@ pub use probe::try_container;
 pub use program::{NoProgram, find_program};
 pub use scif::{App, AppError, app, apps};
 pub use serve::best_image_access;
-pub use spawn::{Running, Stdio, Stream, spawn, spawn_on_terminal, spawn_with};
+pub use spawn::{Running, Stdio, Stream, spawn, spawn_on_terminal, spawn_rank, spawn_with};
+pub use sys::copy_of as inherited_copy;
 pub use terminal::{Raw, Terminal, size_of};
+pub use wire::RANK_SOCKET;

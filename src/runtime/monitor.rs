@@ -25,8 +25,8 @@ use super::exit::{Exit, Status, Usage};
 use super::init;
 use super::layer;
 use super::serve::{self, Keeper};
-use super::sys::{self, Fate, Side};
-use super::wire::{self, CONTROL_FD, Message, SPEC_FD, Spec};
+use super::sys::{self, Fate, Ipc, Side};
+use super::wire::{self, CONTROL_FD, Message, RANK_SOCKET, SPEC_FD, Spec};
 
 /// The hidden argument that makes the binary a monitor.
 pub const ARGUMENT: &str = "__enter";
@@ -45,7 +45,6 @@ pub fn reenter(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 }
 
 fn monitor() -> nix::Result<ExitCode> {
-    sys::close_from(CONTROL_FD + 1, Fate::Closed)?;
     let control = sys::inherited(CONTROL_FD)?;
     let spec = File::from(sys::inherited(SPEC_FD)?);
     match supervise(spec, &control) {
@@ -63,6 +62,9 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     spec.rewind().map_err(unreadable)?;
     let spec: Spec = serde_json::from_reader(std::io::BufReader::new(spec)).map_err(|error| RuntimeError::invalid(error.to_string()))?;
 
+    let first = if spec.has_socket() { RANK_SOCKET + 1 } else { CONTROL_FD + 1 };
+    sys::close_from(first, Fate::Closed).map_err(setup("closing descriptors"))?;
+
     // Every signal becomes something to read, for the first process as well.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(setup("blocking signals"))?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(setup("signalfd"))?;
@@ -79,7 +81,8 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     let foreground = Foreground::held();
     let (view, mut keeper) = serve::image(&spec.container, ids, control)?;
     let (alive, life) = pipe2(OFlag::O_CLOEXEC).map_err(setup("pipe"))?;
-    let side = sys::fork_into_namespaces().map_err(|errno| enter::refused(errno, "making namespaces"))?;
+    let side = sys::fork_into_namespaces(if spec.rank.is_some() { Ipc::Hosts } else { Ipc::Own })
+        .map_err(|errno| enter::refused(errno, "making namespaces"))?;
     let first = match side {
         Side::Child => {
             drop(life);
@@ -216,5 +219,7 @@ pub fn usage() -> Usage {
         wall: std::time::Duration::ZERO,
         cpu: std::time::Duration::from_micros(micros(used.user_time()) + micros(used.system_time())),
         max_rss: used.max_rss() as u64 * 1024,
+        // Counted by whoever waits for this process.
+        io: None,
     }
 }

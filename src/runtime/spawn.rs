@@ -15,17 +15,17 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::container::Container;
 use super::error::RuntimeError;
-use super::exit::{Exit, Status, Usage};
+use super::exit::{Exit, Io, Status, Usage};
 use super::kernel::Kernel;
 use super::monitor::ARGUMENT;
 use super::mounts;
 use super::terminal::Terminal;
-use super::wire::{self, CONTROL_FD, Message, SPEC_FD, Spec};
+use super::wire::{self, CONTROL_FD, Message, RANK_SOCKET, Rank, SPEC_FD, Spec};
 
 /// The program's standard streams.
 #[derive(Debug, Default)]
@@ -67,8 +67,21 @@ pub fn spawn_with(exe: &Path, container: &Container, stdio: Stdio, kernel: Kerne
         container: container.clone(),
         kernel,
         terminal: None,
+        rank: None,
     };
-    begin(exe, &spec, stdio).map(|(running, _)| running)
+    begin(exe, &spec, stdio, None).map(|(running, _)| running)
+}
+
+/// [`spawn`] of one of several programs that find each other by the host's means (MPI): in the host's IPC namespace, with
+/// the launcher's socket, if there is one, as descriptor [`RANK_SOCKET`](super::RANK_SOCKET).
+pub fn spawn_rank(exe: &Path, container: &Container, stdio: Stdio, socket: Option<&OwnedFd>) -> Result<Running, RuntimeError> {
+    let spec = Spec {
+        container: container.clone(),
+        kernel: Kernel::default(),
+        terminal: None,
+        rank: Some(Rank { socket: socket.is_some() }),
+    };
+    begin(exe, &spec, stdio, socket).map(|(running, _)| running)
 }
 
 /// [`spawn`] for a person: the program gets a terminal of the container's own, of this size (rows, columns), as its three
@@ -78,22 +91,23 @@ pub fn spawn_on_terminal(exe: &Path, container: &Container, size: (u16, u16)) ->
         container: container.clone(),
         kernel: Kernel::default(),
         terminal: Some(size),
+        rank: None,
     };
     let stdio = Stdio {
         stdin: Stream::Null,
         stdout: Stream::Null,
         stderr: Stream::Null,
     };
-    let (running, terminal) = begin(exe, &spec, stdio)?;
+    let (running, terminal) = begin(exe, &spec, stdio, None)?;
     Ok((running, Terminal::new(terminal.ok_or(RuntimeError::Lost)?)))
 }
 
-fn begin(exe: &Path, spec: &Spec, stdio: Stdio) -> Result<(Running, Option<OwnedFd>), RuntimeError> {
+fn begin(exe: &Path, spec: &Spec, stdio: Stdio, socket: Option<&OwnedFd>) -> Result<(Running, Option<OwnedFd>), RuntimeError> {
     mounts::check(&spec.container)?;
     let setup = RuntimeError::setup;
     let (control, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(setup("socketpair"))?;
-    let pid = start(exe, &describe(spec)?, &theirs, stdio)?;
+    let pid = start(exe, &describe(spec)?, &theirs, stdio, socket)?;
     drop(theirs);
     let mut running = Running {
         pid,
@@ -125,7 +139,7 @@ fn describe(spec: &Spec) -> Result<OwnedFd, RuntimeError> {
 }
 
 /// `posix_spawn` shares the memory until exec: the cost does not grow with the parent, and threads do not matter.
-fn start(exe: &Path, spec: &OwnedFd, control: &OwnedFd, stdio: Stdio) -> Result<Pid, RuntimeError> {
+fn start(exe: &Path, spec: &OwnedFd, control: &OwnedFd, stdio: Stdio, socket: Option<&OwnedFd>) -> Result<Pid, RuntimeError> {
     let failed = |errno: Errno| RuntimeError::Setup {
         what: format!("starting {}", exe.display()),
         source: errno.into(),
@@ -147,6 +161,9 @@ fn start(exe: &Path, spec: &OwnedFd, control: &OwnedFd, stdio: Stdio) -> Result<
     }
     kept.push((high(spec).map_err(failed)?, SPEC_FD));
     kept.push((high(control).map_err(failed)?, CONTROL_FD));
+    if let Some(socket) = socket {
+        kept.push((high(socket).map_err(failed)?, RANK_SOCKET));
+    }
     for (fd, number) in &kept {
         actions.add_dup2(fd.as_raw_fd(), *number).map_err(failed)?;
     }
@@ -250,6 +267,18 @@ impl Running {
     }
 
     fn reap(&mut self) -> io::Result<()> {
+        let ended = loop {
+            match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+                Err(Errno::EINTR) => {}
+                ended => break ended.is_ok(),
+            }
+        };
+        if let Some(exit) = &mut self.ended
+            && ended
+            && !self.reaped
+        {
+            exit.usage.io = Io::of_ended(self.pid);
+        }
         while !self.reaped {
             match waitpid(self.pid, None) {
                 Ok(_) => self.reaped = true,

@@ -27,9 +27,34 @@ pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Forks into new user, mount, PID, IPC and UTS namespaces. The caller must have one thread.
-pub fn fork_into_namespaces() -> Result<Side> {
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::SIGCHLD;
+/// A copy of a descriptor by its number.
+pub fn copy_of(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC touches no memory, and fails where the number is no open descriptor.
+    let copy = Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel just made it, for this caller alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Has a descriptor outlive exec.
+pub fn keep_on_exec(fd: RawFd) -> Result<()> {
+    // SAFETY: F_SETFD touches no memory.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
+}
+
+/// Whose System V objects and message queues processes see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ipc {
+    Own,
+    Hosts,
+}
+
+/// Forks into new user, mount, PID and UTS namespaces, and a new IPC one if wanted. The caller must have one thread.
+pub fn fork_into_namespaces(ipc: Ipc) -> Result<Side> {
+    let ipc = match ipc {
+        Ipc::Own => libc::CLONE_NEWIPC,
+        Ipc::Hosts => 0,
+    };
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | ipc | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and with no stack given this is a fork; the process has one thread, so that no lock is
     // held by a thread that the child lacks. The four other arguments are unused by these flags, in any order.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0usize, 0usize, 0usize, 0usize) };

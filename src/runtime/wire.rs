@@ -16,6 +16,8 @@ use super::kernel::Kernel;
 /// The descriptors that the re-executed binary starts with: the [`Spec`] as JSON, and the socket.
 pub const SPEC_FD: i32 = 3;
 pub const CONTROL_FD: i32 = 4;
+/// The descriptor by which a rank finds its launcher's socket, in the re-executed binary and in the program.
+pub const RANK_SOCKET: i32 = 5;
 /// The longest message. Errors name paths and programs, which are shorter.
 const LIMIT: usize = 64 << 10;
 
@@ -26,6 +28,21 @@ pub struct Spec {
     pub kernel: Kernel,
     /// A terminal of the container's own for all three streams, of this size (rows, columns).
     pub terminal: Option<(u16, u16)>,
+    pub rank: Option<Rank>,
+}
+
+/// One of several processes that find each other by the host's means (MPI): it is in the host's IPC namespace.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Rank {
+    /// It was started with its launcher's socket.
+    pub socket: bool,
+}
+
+impl Spec {
+    /// Whether [`RANK_SOCKET`] is the program's.
+    pub fn has_socket(&self) -> bool {
+        self.rank.is_some_and(|rank| rank.socket)
+    }
 }
 
 /// What it answers.

@@ -61,6 +61,11 @@ pub struct Record {
     /// Peak resident memory of the largest process, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// Bytes read and written by system calls, of files and pipes alike (`rchar`, `wchar` of proc(5)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// One line for people; cut to fit the slot.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
@@ -262,6 +267,8 @@ mod tests {
             ended: Some(1_700_000_001_000),
             cpu: Some(5),
             memory: Some(1 << 20),
+            read: Some(7),
+            written: Some(8),
             message: message.into(),
         }
     }

@@ -217,6 +217,8 @@ fn record_all(run: &RunDir, job: &SubmittedJob, write: &impl Fn(&mut Record)) ->
                 ended: None,
                 cpu: None,
                 memory: None,
+                read: None,
+                written: None,
                 message: String::new(),
             },
         };

@@ -27,6 +27,11 @@ pub struct SlurmProfile {
     pub modules: Vec<String>,
     /// Set in each job, for stages without a container.
     pub env: IndexMap<String, String>,
+    /// Which of Slurm's plugins (`srun --mpi=list`) starts the ranks of a stage with `tasks`; `pmix` where absent.
+    pub mpi: Option<String>,
+    /// Tasks run their containers by Apptainer: set from the profile's own `runtime`.
+    #[serde(skip)]
+    pub apptainer: bool,
     /// More options of `sbatch`, one each, before a stage's own.
     pub args: Vec<String>,
 }

@@ -124,6 +124,7 @@ pub fn scripts(
             program => words.join(" "),
             run => folder,
             stage => name.0,
+            words => more_words(stage, profile)?,
         })?;
         scripts.push(Script {
             stage: name.clone(),
@@ -133,6 +134,20 @@ pub fn scripts(
         });
     }
     Ok(scripts)
+}
+
+/// What else a task of this stage is told.
+fn more_words(stage: &StagePlan, profile: &SlurmProfile) -> Result<Vec<String>, ScriptError> {
+    let mut words = Vec::new();
+    if profile.apptainer {
+        words.extend(["--runtime", "apptainer"].map(str::to_owned));
+    }
+    if let Some(mpi) = &profile.mpi
+        && stage.stage.resources.tasks.is_some_and(|tasks| tasks > 1)
+    {
+        words.extend(["--mpi".to_owned(), shell_word("the MPI plugin", mpi)?]);
+    }
+    Ok(words)
 }
 
 /// The job's name less its token.
@@ -430,6 +445,8 @@ mod tests {
             gpus: GpuFlag::Gpus,
             kill_invalid_depend: Some(false),
             export: Export::Nil,
+            mpi: Some("pmi2".into()),
+            apptainer: true,
             args: vec!["--exclusive=user".into()],
             modules: vec!["gcc/12".into(), "a b".into()],
             env: IndexMap::from([("LAB".to_owned(), "it's $5".to_owned())]),
@@ -470,7 +487,7 @@ module load gcc/12 'a b' || exit 3
 # Slurm bounds array indices, not tasks: this array's index 0 is task 0.
 index=$((SLURM_ARRAY_TASK_ID + 0))
 # exec: signals reach the task itself, and its exit status is the job's.
-exec /opt/dvrun __task /w/.dvrun/runs/r1 call \"$index\"
+exec /opt/dvrun __task /w/.dvrun/runs/r1 call \"$index\" --runtime apptainer --mpi pmi2
 "
         );
         assert_eq!(texts.len(), 2);

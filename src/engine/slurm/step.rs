@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::call::{CallError, Slurm, call};
@@ -34,8 +33,6 @@ pub struct Step {
     pub slurm: Slurm,
     /// This program, which is there under the same path.
     pub program: Program,
-    /// The folder there in which the task's private `/tmp` is made.
-    pub scratch: PathBuf,
     pub lifeline: Arc<Lifeline>,
 }
 
@@ -60,13 +57,12 @@ impl Lifeline {
 }
 
 impl Step {
-    /// `srun` of the task, with its arguments.
+    /// `srun` of this program.
     ///
     /// The step sees all of the job's cpus and memory on the node, as a task on this machine does, and shares them with others:
     /// what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
     /// the same ones for each step; without `--overlap` a step waits for the shell that this program was started from.
-    pub fn argv(&self, run: &Path, stage: &str, index: u32, attempt: u32) -> Vec<String> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
+    pub fn argv(&self) -> Vec<String> {
         let mut words = vec![
             "srun".to_owned(),
             format!("--jobid={}", self.job),
@@ -76,16 +72,8 @@ impl Step {
         words.extend(options.map(str::to_owned));
         // `srun` makes SIGKILL of SIGTERM; an interrupt it hands on, where it need not show how the tasks stand first.
         words.extend(["--disable-status", "--quiet", "--job-name=dvrun"].map(str::to_owned));
-        words.push(text(&self.program.path));
+        words.push(self.program.path.to_string_lossy().into_owned());
         words.extend(self.program.options.iter().cloned());
-        words.extend(["__task".to_owned(), text(run), stage.to_owned(), index.to_string()]);
-        words.extend([
-            "--attempt".to_owned(),
-            attempt.to_string(),
-            "--scratch".to_owned(),
-            text(&self.scratch),
-            "--step".to_owned(),
-        ]);
         words
     }
 

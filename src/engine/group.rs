@@ -1,0 +1,276 @@
+//! A control group of a task's own, where the kernel's keeper lets this user make one: it holds the task to its memory and
+//! cpus. Elsewhere memory is limited by `setrlimit`, for each process.
+//!
+//! Version 1 has a tree a controller, and a group may be made below this process's own where that is this user's. Version 2
+//! has one tree, in which a group with processes hands no controllers on (cgroup-v2, "No Internal Process Constraint"):
+//! the new one is made below the nearest group above that does, and [`make_room`] lets this process's own be that group.
+//!
+//! The task itself is in it too, so that no program runs before it is limited; the kernel kills the program first
+//! ([`super::memory::goes_first`]). Under Slurm all of this is Slurm's.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Pid, geteuid};
+
+use crate::workflow::Resources;
+
+const GROUPS: &str = "/proc/self/cgroup";
+const MOUNT: &str = "/sys/fs/cgroup";
+/// Of a second, in microseconds: the kernel's usual period.
+const PERIOD: u64 = 100_000;
+
+/// The groups that this process was moved to. Left and removed when dropped.
+#[derive(Debug)]
+pub(super) struct Group {
+    places: Vec<Place>,
+    /// One of them limits memory, and counts what is killed for want of it.
+    pub memory: bool,
+}
+
+/// One of them, and where this process was before.
+#[derive(Debug, PartialEq)]
+struct Place {
+    folder: PathBuf,
+    before: PathBuf,
+}
+
+/// Limits this process, and what it starts from now on, to `resources`. `None`: not by a group.
+///
+/// # Errors
+/// A limit of memory that could be set in no way.
+pub(super) fn limit(resources: &Resources) -> io::Result<Option<Group>> {
+    let group = enter(resources);
+    if let Some(memory) = resources.memory
+        && !group.as_ref().is_some_and(|group| group.memory)
+    {
+        let (_, most) = getrlimit(Resource::RLIMIT_DATA)?;
+        let memory = memory.0.min(most);
+        setrlimit(Resource::RLIMIT_DATA, memory, memory)?;
+    }
+    Ok(group)
+}
+
+/// Lets groups be made below this process's own, where that is this user's (`systemd-run --user --scope -p Delegate=yes`),
+/// by moving this process, the first of its run, one level down. Where it cannot be done all stays as it is.
+pub fn make_room() {
+    let groups = fs::read_to_string(GROUPS).unwrap_or_default();
+    let Some((mount, own)) = unified(&groups, Path::new(MOUNT)) else {
+        return;
+    };
+    let folder = mount.join(own);
+    if !has(&folder.join("cgroup.controllers"), "memory") || has(&folder.join("cgroup.subtree_control"), "memory") {
+        return;
+    }
+    let below = folder.join(name());
+    if fs::create_dir(&below).is_err() {
+        return;
+    }
+    let moved = fs::write(below.join("cgroup.procs"), "0");
+    let control = folder.join("cgroup.subtree_control");
+    if moved.and_then(|()| fs::write(&control, "+memory")).is_err() {
+        // Other processes are in it: back to where it was.
+        drop(fs::write(folder.join("cgroup.procs"), "0").and_then(|()| fs::remove_dir(&below)));
+        return;
+    }
+    // Not handed down to everybody.
+    fs::write(&control, "+cpu").unwrap_or_default();
+}
+
+fn name() -> String {
+    format!("{}{}", prefix(), Pid::this())
+}
+
+fn prefix() -> String {
+    format!("dvrun-{}-", geteuid())
+}
+
+/// Into a new group of each kind that limits something, all or none.
+fn enter(resources: &Resources) -> Option<Group> {
+    let groups = fs::read_to_string(GROUPS).ok()?;
+    let mut group = Group {
+        places: Vec::new(),
+        memory: false,
+    };
+    for (settings, place) in wanted(&groups, Path::new(MOUNT), resources) {
+        sweep(place.folder.parent()?);
+        let needed = settings.iter().any(|setting| setting.needed);
+        match made(&place, &settings) {
+            Ok(()) => {
+                group.places.push(place);
+                group.memory |= needed;
+            }
+            // Whoever may not have cpus limited may still have memory.
+            Err(_) if !needed => remove(&place.folder),
+            Err(_) => {
+                remove(&place.folder);
+                return None;
+            }
+        }
+    }
+    (!group.places.is_empty()).then_some(group)
+}
+
+struct Setting {
+    file: &'static str,
+    value: String,
+    /// Without this the group is of no use.
+    needed: bool,
+}
+
+/// Each group to make, with what is to be written into it, in that order.
+fn wanted(groups: &str, mount: &Path, resources: &Resources) -> Vec<(Vec<Setting>, Place)> {
+    let setting = |file, value: String, needed| Setting { file, value, needed };
+    let memory = resources.memory.map(|memory| memory.0.to_string());
+    let quota = PERIOD * u64::from(resources.cpus.max(1)) * u64::from(resources.tasks.unwrap_or(1));
+    let place = |tree: &Path, own: &Path, below: &Path| Place {
+        folder: tree.join(below).join(name()),
+        before: tree.join(own),
+    };
+    if let Some((tree, own)) = unified(groups, mount)
+        && let Some(above) = own
+            .ancestors()
+            .find(|above| has(&tree.join(above).join("cgroup.subtree_control"), "memory"))
+    {
+        let mut settings = vec![setting("cpu.max", format!("{quota} {PERIOD}"), false)];
+        if let Some(memory) = memory {
+            settings.push(setting("memory.swap.max", "0".to_owned(), false));
+            settings.push(setting("memory.max", memory, true));
+        }
+        return vec![(settings, place(&tree, &own, above))];
+    }
+    let mut wanted = Vec::new();
+    if let (Some(memory), Some((tree, own))) = (memory, separate(groups, mount, "memory")) {
+        let settings = vec![
+            setting("memory.limit_in_bytes", memory.clone(), true),
+            setting("memory.memsw.limit_in_bytes", memory, false),
+        ];
+        wanted.push((settings, place(&tree, &own, &own)));
+    }
+    if let Some((tree, own)) = separate(groups, mount, "cpu") {
+        let settings = vec![setting("cpu.cfs_quota_us", quota.to_string(), false)];
+        wanted.push((settings, place(&tree, &own, &own)));
+    }
+    wanted
+}
+
+/// The one tree of version 2 with this process's group in it.
+fn unified(groups: &str, mount: &Path) -> Option<(PathBuf, PathBuf)> {
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some((mount.to_owned(), PathBuf::from(own))).filter(|(tree, _)| tree.join("cgroup.controllers").exists())
+}
+
+/// The tree of one of version 1's controllers, as [`unified`].
+fn separate(groups: &str, mount: &Path, controller: &str) -> Option<(PathBuf, PathBuf)> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, own) = (fields.next()?, fields.next()?.strip_prefix('/')?);
+        let is_it = controllers.split(',').any(|name| name == controller);
+        let trees = [mount.join(controllers), mount.join(controller)];
+        let tree = trees.into_iter().find(|tree| is_it && tree.is_dir())?;
+        Some((tree, PathBuf::from(own)))
+    })
+}
+
+fn has(file: &Path, word: &str) -> bool {
+    fs::read_to_string(file).is_ok_and(|text| text.split_whitespace().any(|other| other == word))
+}
+
+/// Makes a group, limits it, and moves this process there.
+fn made(place: &Place, settings: &[Setting]) -> io::Result<()> {
+    fs::create_dir(&place.folder)?;
+    for setting in settings {
+        match fs::write(place.folder.join(setting.file), &setting.value) {
+            Err(error) if setting.needed => return Err(error),
+            // A kernel without an account of swap, a controller that is not handed down.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    fs::write(place.folder.join("cgroup.procs"), "0")
+}
+
+/// Groups of tasks that were killed. The kernel removes none that has processes.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix())?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(folder: &Path) {
+    // One that has never been made, or that something still runs in: the next task sweeps it.
+    fs::remove_dir(folder).unwrap_or_default();
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for place in &self.places {
+            // A group that this process cannot leave goes with it, but for its folder.
+            if fs::write(place.before.join("cgroup.procs"), "0").is_ok() {
+                remove(&place.folder);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workflow::units::Bytes;
+
+    fn file(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn of(groups: &str, mount: &Path, memory: Option<u64>) -> Vec<String> {
+        let resources = Resources {
+            cpus: 2,
+            memory: memory.map(Bytes),
+            ..Resources::default()
+        };
+        let wanted = wanted(groups, mount, &resources);
+        let line = |(settings, place): &(Vec<Setting>, Place)| {
+            let folder = place.folder.strip_prefix(mount).unwrap().parent().unwrap().display().to_string();
+            let settings: Vec<_> = settings
+                .iter()
+                .map(|setting| format!("{}={}", setting.file, setting.value))
+                .collect();
+            format!("{folder}: {}", settings.join(" "))
+        };
+        wanted.iter().map(line).collect()
+    }
+
+    #[test]
+    fn version_two_below_the_nearest_group_that_hands_memory_on() {
+        let root = tempfile::tempdir().unwrap();
+        let groups = "0::/user.slice/app.slice/run.scope\n";
+        let mount = root.path();
+        assert_eq!(of(groups, mount, Some(1024)), Vec::<String>::new());
+        file(&mount.join("cgroup.controllers"), "cpu memory\n");
+        file(&mount.join("cgroup.subtree_control"), "cpu\n");
+        file(&mount.join("user.slice/app.slice/cgroup.subtree_control"), "cpu memory pids\n");
+        file(&mount.join("user.slice/app.slice/run.scope/cgroup.subtree_control"), "");
+        let limits = "cpu.max=200000 100000 memory.swap.max=0 memory.max=1024";
+        assert_eq!(of(groups, mount, Some(1024)), [format!("user.slice/app.slice: {limits}")]);
+        assert_eq!(of(groups, mount, None), ["user.slice/app.slice: cpu.max=200000 100000"]);
+    }
+
+    #[test]
+    fn version_one_below_its_own_in_each_tree() {
+        let root = tempfile::tempdir().unwrap();
+        let mount = root.path();
+        for tree in ["memory", "cpu,cpuacct"] {
+            fs::create_dir(mount.join(tree)).unwrap();
+        }
+        let groups = "9:memory:/user/7\n4:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n";
+        let memory = "memory/user/7: memory.limit_in_bytes=1024 memory.memsw.limit_in_bytes=1024";
+        assert_eq!(of(groups, mount, Some(1024)), [memory, "cpu,cpuacct: cpu.cfs_quota_us=200000"]);
+        assert_eq!(of("nonsense\n1:memory\n", mount, Some(1)), Vec::<String>::new());
+    }
+}

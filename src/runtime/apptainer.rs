@@ -1,0 +1,169 @@
+//! Apptainer in the place of this runtime, for sites that demand it: the same [`Container`] as `apptainer exec`.
+//!
+//! The same are binds, environment, working directory, `/tmp`, HOME and exit status. What Apptainer adds is its own: some
+//! variables (`APPTAINER_NAME`, `SINGULARITY_NAME`, `PS1`), and a writable layer of 64 MiB unless its administrator says
+//! otherwise (`sessiondir max size`).
+
+use std::path::Path;
+
+use super::container::{Container, Root, User, Writable};
+use super::error::RuntimeError;
+use super::mounts;
+
+/// How Apptainer is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Apptainer<'a> {
+    pub program: &'a Path,
+    /// An empty folder of the host, seen as HOME.
+    pub home: &'a Path,
+    /// Apptainer's own environment: who the caller is, where its tools are.
+    pub environment: &'a [(String, String)],
+    /// One of several processes that share the host's IPC namespace.
+    pub rank: bool,
+}
+
+/// The command that runs `container`, and its environment; its standard streams are the caller's to set.
+///
+/// # Errors
+/// [`RuntimeError::Invalid`] for what Apptainer cannot be told.
+pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<(Vec<String>, Vec<(String, String)>), RuntimeError> {
+    mounts::check(container)?;
+    let mut words = vec![text(how.program)?.to_owned()];
+    // Nothing of the host but what is asked for, and no word of an argument or a variable evaluated once more.
+    words.extend(["--quiet", "exec", "--contain", "--cleanenv", "--no-eval", "--pid", "--no-umask"].map(str::to_owned));
+    if !how.rank {
+        words.push("--ipc".to_owned());
+    }
+    if container.writable == Writable::Tmpfs {
+        words.push("--writable-tmpfs".to_owned());
+    }
+    match &container.user {
+        User::Caller => {}
+        User::Root => words.push("--fakeroot".to_owned()),
+        User::Image(user) => {
+            return Err(RuntimeError::invalid(format!(
+                "Apptainer cannot be told to be `{user}`, the image's user"
+            )));
+        }
+    }
+    if let Some(name) = &container.hostname {
+        words.extend(["--uts".to_owned(), "--hostname".to_owned(), name.clone()]);
+    }
+    let home = field("a path", &format!("{}:{}", text(how.home)?, text(&container.home)?), &[','])?;
+    words.extend(["--home".to_owned(), home, "--pwd".to_owned(), text(&container.cwd)?.to_owned()]);
+    let mut binds: Vec<(&Path, &Path, bool)> = Vec::new();
+    let own = container
+        .binds
+        .iter()
+        .map(|bind| (bind.source.as_path(), bind.target.as_path(), bind.read_only));
+    let scratch = container
+        .scratch
+        .iter()
+        .flat_map(|scratch| ["/tmp", "/var/tmp"].map(|path| (scratch.as_path(), Path::new(path), false)));
+    for bind in own.chain(scratch) {
+        // Of two at one place the first counts; an outer one goes before an inner one.
+        if !binds.iter().any(|(_, target, _)| *target == bind.1) {
+            binds.push(bind);
+        }
+    }
+    binds.sort_by(|a, b| a.1.cmp(b.1));
+    for (source, target, read_only) in binds {
+        let fields = [
+            "type=bind".to_owned(),
+            quoted(&format!("source={}", text(source)?))?,
+            quoted(&format!("destination={}", text(target)?))?,
+        ];
+        let read_only = if read_only { ",ro" } else { "" };
+        words.extend(["--mount".to_owned(), format!("{}{read_only}", fields.join(","))]);
+    }
+    let mut env = how.environment.to_vec();
+    let own = container.env.iter().filter(|(name, _)| name != "HOME");
+    env.extend(own.map(|(name, value)| (format!("APPTAINERENV_{name}"), value.clone())));
+    let (Root::Folder(root) | Root::Squashfs { file: root, .. }) = &container.root;
+    words.push(text(root)?.to_owned());
+    words.extend(container.argv.iter().cloned());
+    Ok((words, env))
+}
+
+fn text(path: &Path) -> Result<&str, RuntimeError> {
+    path.to_str()
+        .ok_or_else(|| RuntimeError::invalid(format!("{} is not UTF-8: Apptainer cannot be told of it", path.display())))
+}
+
+/// A field of comma-separated values (RFC 4180), as `--mount` has them.
+fn quoted(text: &str) -> Result<String, RuntimeError> {
+    let text = field("a bind", text, &['\n', '\r'])?;
+    Ok(match text.contains([',', '"']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text,
+    })
+}
+
+fn field(what: &str, text: &str, without: &[char]) -> Result<String, RuntimeError> {
+    match text.contains(without) {
+        true => Err(RuntimeError::invalid(format!(
+            "Apptainer cannot be told of {what} like {}",
+            text.escape_debug()
+        ))),
+        false => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::container::{MissingCwd, Mount};
+    use super::*;
+
+    fn container() -> Container {
+        let bind = |source: &str, target: &str, read_only| Mount {
+            source: source.into(),
+            target: target.into(),
+            read_only,
+        };
+        Container {
+            root: Root::Folder("/store/image/rootfs".into()),
+            writable: Writable::Tmpfs,
+            binds: vec![bind("/w/a,\"b", "/w/inner", true), bind("/w", "/w", false), bind("/x", "/w", true)],
+            env: vec![("A".into(), "$(x) , =".into()), ("HOME".into(), "/home/user".into())],
+            cwd: "/w".into(),
+            argv: vec!["sh".into(), "-c".into(), "echo $A".into()],
+            user: User::Caller,
+            missing_cwd: MissingCwd::Make,
+            scratch: Some("/scratch/1".into()),
+            home: "/home/user".into(),
+            hostname: None,
+        }
+    }
+
+    fn words(container: &Container, rank: bool) -> Result<Vec<String>, RuntimeError> {
+        let how = Apptainer {
+            program: Path::new("apptainer"),
+            home: Path::new("/scratch/2"),
+            environment: &[("PATH".to_owned(), "/bin".to_owned())],
+            rank,
+        };
+        let (words, env) = apptainer(&how, container)?;
+        let env = env.into_iter().map(|(name, value)| format!("{name}={value}"));
+        Ok(env.chain(words).collect())
+    }
+
+    #[test]
+    fn everything_is_said() {
+        let expected = "PATH=/bin|APPTAINERENV_A=$(x) , =|apptainer|--quiet|exec|--contain|--cleanenv|--no-eval|--pid|--no-umask|--ipc|--writable-tmpfs|\
+            --home|/scratch/2:/home/user|--pwd|/w|--mount|type=bind,source=/scratch/1,destination=/tmp|\
+            --mount|type=bind,source=/scratch/1,destination=/var/tmp|--mount|type=bind,source=/w,destination=/w|\
+            --mount|type=bind,\"source=/w/a,\"\"b\",destination=/w/inner,ro|/store/image/rootfs|sh|-c|echo $A";
+        assert_eq!(words(&container(), false).unwrap().join("|"), expected);
+        assert!(!words(&container(), true).unwrap().contains(&"--ipc".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_refused() {
+        let mut odd = container();
+        odd.binds[0].source = "/w/a\nb".into();
+        assert!(words(&odd, false).unwrap_err().to_string().contains("cannot be told of a bind"));
+        let mut none = container();
+        none.argv.clear();
+        words(&none, false).unwrap_err();
+    }
+}
