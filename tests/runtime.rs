@@ -1,9 +1,10 @@
 //! Containers, through the real binary, as an ordinary user.
 
+mod apptainer;
 mod binds;
 mod care;
 mod confinement;
-mod fixture;
+pub mod fixture;
 mod image_files;
 mod programs;
 mod roots;

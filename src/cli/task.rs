@@ -123,8 +123,11 @@ fn apptainer() -> Result<PathBuf, Failure> {
     let path = env::var_os("PATH").unwrap_or_default();
     let places = env::split_paths(&path).map(|folder| folder.join("apptainer"));
     places.into_iter().find(|place| place.is_file()).ok_or_else(|| {
-        Failure::message(exit::INFRASTRUCTURE, "`runtime: apptainer` is configured, and there is no apptainer on this host's PATH")
-            .hint("install it or load its module on this node, or configure `runtime: dvrun`, which needs nothing")
+        Failure::message(
+            exit::INFRASTRUCTURE,
+            "`runtime: apptainer` is configured, and there is no apptainer on this host's PATH",
+        )
+        .hint("install it or load its module on this node, or configure `runtime: dvrun`, which needs nothing")
     })
 }
 

@@ -57,7 +57,9 @@ pub(super) fn limit(resources: &Resources) -> io::Result<Option<Group>> {
 /// by moving this process, the first of its run, one level down. Where it cannot be done all stays as it is.
 pub fn make_room() {
     let groups = fs::read_to_string(GROUPS).unwrap_or_default();
-    let Some((mount, own)) = unified(&groups, Path::new(MOUNT)) else { return };
+    let Some((mount, own)) = unified(&groups, Path::new(MOUNT)) else {
+        return;
+    };
     let folder = mount.join(own);
     if !has(&folder.join("cgroup.controllers"), "memory") || has(&folder.join("cgroup.subtree_control"), "memory") {
         return;
@@ -128,7 +130,9 @@ fn wanted(groups: &str, mount: &Path, resources: &Resources) -> Vec<(Vec<Setting
         before: tree.join(own),
     };
     if let Some((tree, own)) = unified(groups, mount)
-        && let Some(above) = own.ancestors().find(|above| has(&tree.join(above).join("cgroup.subtree_control"), "memory"))
+        && let Some(above) = own
+            .ancestors()
+            .find(|above| has(&tree.join(above).join("cgroup.subtree_control"), "memory"))
     {
         let mut settings = vec![setting("cpu.max", format!("{quota} {PERIOD}"), false)];
         if let Some(memory) = memory {
@@ -233,7 +237,10 @@ mod tests {
         let wanted = wanted(groups, mount, &resources);
         let line = |(settings, place): &(Vec<Setting>, Place)| {
             let folder = place.folder.strip_prefix(mount).unwrap().parent().unwrap().display().to_string();
-            let settings: Vec<_> = settings.iter().map(|setting| format!("{}={}", setting.file, setting.value)).collect();
+            let settings: Vec<_> = settings
+                .iter()
+                .map(|setting| format!("{}={}", setting.file, setting.value))
+                .collect();
             format!("{folder}: {}", settings.join(" "))
         };
         wanted.iter().map(line).collect()

@@ -153,7 +153,8 @@ pub fn run(
                     index: next.index,
                     attempt: next.attempt,
                 });
-                let gpus = free_gpus.split_off(free_gpus.len() - cost.gpus as usize);
+                let mut gpus = free_gpus.split_off(free_gpus.len() - cost.gpus as usize);
+                gpus.sort_unstable();
                 let command = task(name, next.index, next.attempt, &gpus);
                 let (pid_sender, pid) = mpsc::channel();
                 let ended_sender = ended_sender.clone();

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::io::Io;
 use super::local::GRACE;
 use super::memory;
-use super::io::Io;
 use super::task::TaskError;
 
 /// A program's end as its parent sees it.

@@ -34,13 +34,19 @@ pub(super) fn count(task: &Task) -> u32 {
 pub(super) fn by_mpirun(task: &Task, argv: Vec<String>) -> Vec<String> {
     match count(task) {
         1 => argv,
-        ranks => ["mpirun".to_owned(), "-n".to_owned(), ranks.to_string()].into_iter().chain(argv).collect(),
+        ranks => ["mpirun".to_owned(), "-n".to_owned(), ranks.to_string()]
+            .into_iter()
+            .chain(argv)
+            .collect(),
     }
 }
 
 /// Variables for an `mpirun` in a container: a machine has the cpus that it has, and no ssh.
-pub(super) fn mpirun_env() -> [(String, String); 3] {
+pub(super) fn mpirun_env() -> [(String, String); 5] {
     [
+        // Root in a container of root's is as harmless as root is there.
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
         ("OMPI_MCA_rmaps_base_oversubscribe", "true"),
         ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
         ("OMPI_MCA_plm", "isolated"),
@@ -65,7 +71,12 @@ pub(super) fn srun(task: &Task, run: &Path, place: &Place, reports: &Path) -> Co
     if let Some(nodes) = resources.nodes {
         command.arg(format!("--nodes={nodes}"));
     }
-    command.arg(&place.program).arg("__task").arg(run).arg(&task.stage.0).arg(task.index.to_string());
+    command
+        .arg(&place.program)
+        .arg("__task")
+        .arg(run)
+        .arg(&task.stage.0)
+        .arg(task.index.to_string());
     command.args(["--attempt", &place.attempt.to_string()]).arg("--rank").arg(reports);
     if let Runtime::Apptainer(_) = place.runtime {
         command.args(["--runtime", "apptainer"]);
@@ -80,12 +91,15 @@ pub(super) struct Rank {
     pub binds: Vec<Mount>,
     /// The launcher's socket (`PMI_FD`).
     pub socket: Option<OwnedFd>,
+    /// Its number on this node.
+    pub place: u32,
     /// Names the step on this node.
     pub name: String,
 }
 
 /// Reads a rank's place from its environment.
-pub(super) fn rank(environment: &[(String, String)]) -> Result<Rank, TaskError> {
+pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
+    let environment = &place.host_env;
     let value = |name: &str| environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let mut env: Vec<_> = environment
         .iter()
@@ -94,7 +108,9 @@ pub(super) fn rank(environment: &[(String, String)]) -> Result<Rank, TaskError> 
         .collect();
     // Copies from process to process need both in one user and one PID namespace: shared memory does without.
     env.push(("OMPI_MCA_btl_vader_single_copy_mechanism".to_owned(), "none".to_owned()));
-    let socket = value("PMI_FD").and_then(|number| number.parse().ok()).map(taken).transpose()?;
+    // Apptainer leaves descriptors as they are, and their numbers.
+    let number = value("PMI_FD").filter(|_| place.runtime == Runtime::Own);
+    let socket = number.and_then(|number| number.parse().ok()).map(taken).transpose()?;
     if socket.is_some() {
         env.retain(|(name, _)| name != "PMI_FD");
         env.push(("PMI_FD".to_owned(), runtime::RANK_SOCKET.to_string()));
@@ -102,6 +118,7 @@ pub(super) fn rank(environment: &[(String, String)]) -> Result<Rank, TaskError> 
     let part = |name| value(name).unwrap_or("0");
     Ok(Rank {
         binds: folders(environment),
+        place: value("SLURM_LOCALID").and_then(|place| place.parse().ok()).unwrap_or(0),
         name: format!("{}.{}.{}", part("SLURM_JOB_ID"), part("SLURM_STEP_ID"), part("SLURM_NODEID")),
         env,
         socket,
@@ -154,5 +171,7 @@ impl Report {
 /// All that ranks left in `folder`; a rank that was killed left nothing.
 pub(super) fn reports(folder: &Path) -> Vec<Report> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter_map(|file| serde_json::from_slice(&fs::read(file.path()).ok()?).ok()).collect()
+    files
+        .filter_map(|file| serde_json::from_slice(&fs::read(file.path()).ok()?).ok())
+        .collect()
 }

@@ -40,11 +40,7 @@ impl Scratch {
             if swept {
                 continue;
             }
-            let scratch = Scratch {
-                path,
-                lock_path,
-                lock,
-            };
+            let scratch = Scratch { path, lock_path, lock };
             DirBuilder::new().mode(0o700).create(&scratch.path)?;
             return Ok(scratch);
         }
@@ -55,7 +51,12 @@ impl Scratch {
         let path = folder.join(format!("{}{name}", prefix()));
         let lock_path = path.with_extension("lock");
         loop {
-            let options = OpenOptions::new().write(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).clone();
+            let options = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .clone();
             let lock = options.open(&lock_path)?;
             lock.lock_shared()?;
             // Whoever left last may have removed it before the lock was had.
@@ -71,11 +72,7 @@ impl Scratch {
             if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
                 return Err(ErrorKind::PermissionDenied.into());
             }
-            return Ok(Scratch {
-                path,
-                lock_path,
-                lock,
-            });
+            return Ok(Scratch { path, lock_path, lock });
         }
     }
 

@@ -327,7 +327,7 @@ pub fn rank(run: &RunDir, stage: &StageName, index: u32, place: &Place, reports:
     let planned = &plan.stages[stage].stage;
     task.resources = retry_resources(planned, place.attempt);
     let mounts = mounts(&task.binds)?;
-    let rank = ranks::rank(&place.host_env)?;
+    let rank = ranks::rank(place)?;
     let stream = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(TaskError::Supervise);
     let output = Output {
         stdout: stream(io::stdout().as_fd())?,

@@ -49,8 +49,14 @@ pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<Command, 
     command.arg("--home").arg(home);
     command.arg("--pwd").arg(&container.cwd);
     let mut binds: Vec<(&Path, &Path, bool)> = Vec::new();
-    let own = container.binds.iter().map(|bind| (bind.source.as_path(), bind.target.as_path(), bind.read_only));
-    let scratch = container.scratch.iter().flat_map(|scratch| ["/tmp", "/var/tmp"].map(|path| (scratch.as_path(), Path::new(path), false)));
+    let own = container
+        .binds
+        .iter()
+        .map(|bind| (bind.source.as_path(), bind.target.as_path(), bind.read_only));
+    let scratch = container
+        .scratch
+        .iter()
+        .flat_map(|scratch| ["/tmp", "/var/tmp"].map(|path| (scratch.as_path(), Path::new(path), false)));
     for bind in own.chain(scratch) {
         // Of two at one place the first counts; an outer one goes before an inner one.
         if !binds.iter().any(|(_, target, _)| *target == bind.1) {
@@ -94,7 +100,10 @@ fn quoted(text: &str) -> Result<String, RuntimeError> {
 
 fn field(what: &str, text: &str, without: &[char]) -> Result<String, RuntimeError> {
     match text.contains(without) {
-        true => Err(RuntimeError::invalid(format!("Apptainer cannot be told of {what} like {}", text.escape_debug()))),
+        true => Err(RuntimeError::invalid(format!(
+            "Apptainer cannot be told of {what} like {}",
+            text.escape_debug()
+        ))),
         false => Ok(text.to_owned()),
     }
 }
@@ -132,7 +141,9 @@ mod tests {
             rank,
         };
         let command = apptainer(&how, container)?;
-        let env = command.get_envs().map(|(name, value)| format!("{}={}", name.display(), value.unwrap_or_default().display()));
+        let env = command
+            .get_envs()
+            .map(|(name, value)| format!("{}={}", name.display(), value.unwrap_or_default().display()));
         let args = command.get_args().map(|arg| arg.display().to_string());
         Ok(env.chain(args).collect())
     }

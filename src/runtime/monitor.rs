@@ -82,7 +82,8 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     let foreground = Foreground::held();
     let (view, mut keeper) = serve::image(&spec.container, ids, control)?;
     let (alive, life) = pipe2(OFlag::O_CLOEXEC).map_err(setup("pipe"))?;
-    let side = sys::fork_into_namespaces(if spec.rank.is_some() { Ipc::Hosts } else { Ipc::Own }).map_err(|errno| enter::refused(errno, "making namespaces"))?;
+    let side = sys::fork_into_namespaces(if spec.rank.is_some() { Ipc::Hosts } else { Ipc::Own })
+        .map_err(|errno| enter::refused(errno, "making namespaces"))?;
     let first = match side {
         Side::Child => {
             drop(life);

@@ -142,7 +142,11 @@ fn edit(root: &Path, edits: &Edits, cache: &[Library], gpus: &mut Gpus) -> Resul
         if !source.exists() || gpus.binds.iter().any(|bind| bind.target == mount.container_path) {
             continue;
         }
-        if mount.host_path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")) {
+        if mount
+            .host_path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().contains(".so"))
+        {
             library(root, &mount.host_path, cache, gpus);
         }
         gpus.binds.push(Mount {
@@ -165,7 +169,12 @@ fn library(root: &Path, path: &Path, cache: &[Library], gpus: &mut Gpus) {
             path: path.to_owned(),
         });
     }
-    let taken = |library: &&Library| !gpus.binds.iter().any(|bind| bind.target == Path::new(LIBRARIES).join(&library.name));
+    let taken = |library: &&Library| {
+        !gpus
+            .binds
+            .iter()
+            .any(|bind| bind.target == Path::new(LIBRARIES).join(&library.name))
+    };
     let names: Vec<Library> = names.iter().filter(taken).cloned().collect();
     nvidia::libraries(root, names.iter(), gpus);
 }

@@ -4,7 +4,12 @@
 //! keeps jobs apart (Slurm's `ConstrainDevices`), the kernel refuses the others.
 
 /// Variables that say which GPUs a program may use, of NVIDIA's and of AMD's libraries.
-const VARIABLES: [&str; 4] = ["CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"];
+const VARIABLES: [&str; 4] = [
+    "CUDA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+];
 const ORDER: &str = "CUDA_DEVICE_ORDER";
 /// What Slurm says of a job where it sets none of the others.
 const SLURM: [&str; 2] = ["SLURM_STEP_GPUS", "SLURM_JOB_GPUS"];
@@ -62,7 +67,11 @@ mod tests {
         let own = [("CUDA_VISIBLE_DEVICES", "1"), ("CUDA_DEVICE_ORDER", "FASTEST_FIRST")];
         assert_eq!(of(&own), ["CUDA_VISIBLE_DEVICES=1", "CUDA_DEVICE_ORDER=FASTEST_FIRST"]);
         assert_eq!(of(&[("ROCR_VISIBLE_DEVICES", "1,2")]), ["ROCR_VISIBLE_DEVICES=1,2"]);
-        let slurm = ["CUDA_VISIBLE_DEVICES=2,3", "ROCR_VISIBLE_DEVICES=2,3", "CUDA_DEVICE_ORDER=PCI_BUS_ID"];
+        let slurm = [
+            "CUDA_VISIBLE_DEVICES=2,3",
+            "ROCR_VISIBLE_DEVICES=2,3",
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        ];
         assert_eq!(of(&[("SLURM_JOB_GPUS", "2,3")]), slurm);
         assert_eq!(of(&[("SLURM_JOB_GPUS", "")]), Vec::<String>::new());
     }

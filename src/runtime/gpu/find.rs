@@ -49,9 +49,13 @@ impl GpuError {
     /// What to try next.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            GpuError::NoDevice => "ask for a host that has one (`resources: {gpus: 1}`), or see whether the driver's module is loaded".to_owned(),
+            GpuError::NoDevice => {
+                "ask for a host that has one (`resources: {gpus: 1}`), or see whether the driver's module is loaded".to_owned()
+            }
             GpuError::NoDeviceFile(_) => "the administrator loads the module with `nvidia-modprobe -u -c=0`".to_owned(),
-            GpuError::NotPermitted { .. } => "a job gets the GPUs that it asks for; elsewhere, ask to be of the group `render` or `video`".to_owned(),
+            GpuError::NotPermitted { .. } => {
+                "a job gets the GPUs that it asks for; elsewhere, ask to be of the group `render` or `video`".to_owned()
+            }
             GpuError::NoneChosen { name, .. } => format!("ask for a GPU, or unset {name}"),
             GpuError::NoLibrary(_) => "the driver's libraries are not installed on this host, or `ldconfig` did not run since".to_owned(),
             GpuError::Cache(_) => "the administrator runs `ldconfig`".to_owned(),

@@ -108,7 +108,12 @@ mod tests {
     }
 
     fn names(bytes: &[u8]) -> Option<Vec<String>> {
-        Some(parse(bytes)?.into_iter().map(|library| format!("{} {}", library.name, library.path.display())).collect())
+        Some(
+            parse(bytes)?
+                .into_iter()
+                .map(|library| format!("{} {}", library.name, library.path.display()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -130,12 +135,20 @@ mod tests {
     #[test]
     fn what_is_no_cache_or_leads_out_of_it_is_left_out() {
         assert_eq!(parse(b""), None);
-        assert_eq!(parse(b"glibc-ld.so.cache1.0 and more of it, so that it is long enough for a header"), None);
+        assert_eq!(
+            parse(b"glibc-ld.so.cache1.0 and more of it, so that it is long enough for a header"),
+            None
+        );
         assert_eq!(parse(&[OLD_MAGIC, &u32::MAX.to_ne_bytes()].concat()), None);
         let mut far = cache(&[(FLAGS, "liba.so", "/a"), (FLAGS, "libb.so", "/b")]);
         far[HEADER + 4..HEADER + 8].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert_eq!(names(&far), Some(vec!["libb.so /b".to_owned()]));
-        let odd = cache(&[(FLAGS, "../x", "/a"), (FLAGS, "", "/a"), (FLAGS, "libc.so", "relative"), (FLAGS, "..", "/a")]);
+        let odd = cache(&[
+            (FLAGS, "../x", "/a"),
+            (FLAGS, "", "/a"),
+            (FLAGS, "libc.so", "relative"),
+            (FLAGS, "..", "/a"),
+        ]);
         assert_eq!(names(&odd), Some(vec![]));
     }
 

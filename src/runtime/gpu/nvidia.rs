@@ -70,7 +70,11 @@ pub fn add(root: &Path, cache: &[Library], gpus: &mut Gpus) -> Result<(), GpuErr
         }
     }
     libraries(root, cache.iter().filter(|library| is_driver(&library.name)), gpus);
-    if !gpus.binds.iter().any(|bind| bind.target == Path::new(LIBRARIES).join("libcuda.so.1")) {
+    if !gpus
+        .binds
+        .iter()
+        .any(|bind| bind.target == Path::new(LIBRARIES).join("libcuda.so.1"))
+    {
         return Err(GpuError::NoLibrary("libcuda.so.1"));
     }
     for program in PROGRAMS {
@@ -111,9 +115,21 @@ mod tests {
 
     #[test]
     fn the_drivers_own_and_nothing_of_the_c_library() {
-        let ours = ["libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-glcore.so.550.54.14", "libGLX_nvidia.so.0"];
+        let ours = [
+            "libcuda.so.1",
+            "libnvidia-ml.so.1",
+            "libnvidia-glcore.so.550.54.14",
+            "libGLX_nvidia.so.0",
+        ];
         assert!(ours.into_iter().all(is_driver));
-        let others = ["libc.so.6", "libcudart.so.12", "libnvidia-container.so.1", "libcublas.so.12", "libpthread.so.0", "libGLX.so.0"];
+        let others = [
+            "libc.so.6",
+            "libcudart.so.12",
+            "libnvidia-container.so.1",
+            "libcublas.so.12",
+            "libpthread.so.0",
+            "libGLX.so.0",
+        ];
         assert!(!others.into_iter().any(is_driver));
         assert!(is_gpu("nvidia0") && is_gpu("nvidia12") && !is_gpu("nvidiactl") && !is_gpu("nvidia") && !is_gpu("nvidia0x"));
     }
