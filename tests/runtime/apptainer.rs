@@ -113,6 +113,13 @@ fn apptainer_does_what_the_table_says_as_root() {
         let container = container(&fixture, script);
         set_mode(fixture.folder.path(), 0o755);
         finish(Command::new("chmod").args(["-R", "a+rwX"]).arg(fixture.host())).ok();
+        // A writable layer needs the image's owner to be known where Apptainer runs: it is its user's, as in a store.
+        let user = Command::new("sh")
+            .args(["-c", &format!("{enter} id -u; {enter} id -g")])
+            .output()
+            .expect("a shell");
+        let user = String::from_utf8_lossy(&user.stdout).trim().replace('\n', ":");
+        finish(Command::new("chown").args(["-R", &user]).arg(fixture.root())).ok();
         let wrapper = fixture.folder.path().join("apptainer");
         let text = format!(
             "#!/bin/bash\nmapfile -d '' vars < <(env -0 | grep -z ^APPTAINERENV_)\nexec {enter} env \"${{vars[@]}}\" {program} \"$@\"\n"
