@@ -4,9 +4,12 @@ mod support;
 
 mod cli;
 mod data;
+mod gpu;
 mod house;
 mod image;
+mod limits;
 mod local;
+mod mpi;
 mod pipeline;
 mod registry;
 mod runtime;

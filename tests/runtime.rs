@@ -1,5 +1,6 @@
 //! Containers, through the real binary, as an ordinary user.
 
+mod apptainer;
 mod binds;
 mod care;
 mod confinement;

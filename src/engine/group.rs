@@ -6,7 +6,7 @@
 //! the new one is made below the nearest group above that does, and [`make_room`] lets this process's own be that group.
 //!
 //! The task itself is in it too, so that no program runs before it is limited; the kernel kills the program first
-//! ([`super::memory::goes_first`]). Under Slurm all of this is Slurm's.
+//! (`memory::goes_first`). Under Slurm all of this is Slurm's.
 
 use std::fs;
 use std::io;

@@ -148,7 +148,7 @@ fn spawn(place: &Place, mut container: Container, rank: Option<Rank>, output: &O
     let start = |container: &Container| -> Result<Result<Running, RuntimeError>, TaskError> {
         let stdio = stdio().map_err(TaskError::Supervise)?;
         Ok(match &rank {
-            Some(rank) => runtime::spawn_rank(&place.exe, container, stdio, rank.socket.as_ref()),
+            Some(rank) => runtime::spawn_rank(&place.exe, container, stdio, rank.place, rank.socket.as_ref()),
             None => runtime::spawn(&place.exe, container, stdio),
         })
     };
@@ -296,8 +296,14 @@ pub(super) fn by_srun(
     remove_tree(&reports).map_err(folder("remove"))?;
     if !told.is_empty() {
         let io = |io: &dyn Fn(Io) -> u64| told.iter().filter_map(|report| report.ended.io.map(io)).sum();
+        // One that failed has Slurm end the others: the status of that one says why, and not theirs.
+        let ended_others = [0, 128 + Signal::SIGTERM as i32, 128 + Signal::SIGKILL as i32];
+        let failed = told
+            .iter()
+            .map(|report| report.ended.exit)
+            .find(|exit| !ended_others.contains(exit));
         end.ended = Ended {
-            exit: end.ended.exit,
+            exit: failed.unwrap_or(end.ended.exit),
             cpu: told.iter().map(|report| report.ended.cpu).sum(),
             memory: told.iter().map(|report| report.ended.memory).max().unwrap_or(0),
             io: Some(Io {

@@ -41,8 +41,11 @@ pub(super) fn by_mpirun(task: &Task, argv: Vec<String>) -> Vec<String> {
 }
 
 /// Variables for an `mpirun` in a container: a machine has the cpus that it has, and no ssh.
-pub(super) fn mpirun_env() -> [(String, String); 3] {
+pub(super) fn mpirun_env() -> [(String, String); 5] {
     [
+        // Root in a container of root's is as harmless as root is there.
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
         ("OMPI_MCA_rmaps_base_oversubscribe", "true"),
         ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
         ("OMPI_MCA_plm", "isolated"),
@@ -80,6 +83,8 @@ pub(super) struct Rank {
     pub binds: Vec<Mount>,
     /// The launcher's socket (`PMI_FD`).
     pub socket: Option<OwnedFd>,
+    /// Its number on this node.
+    pub place: u32,
     /// Names the step on this node.
     pub name: String,
 }
@@ -95,7 +100,9 @@ pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
         .collect();
     // Copies from process to process need both in one user and one PID namespace: shared memory does without.
     env.push(("OMPI_MCA_btl_vader_single_copy_mechanism".to_owned(), "none".to_owned()));
-    let socket = value("PMI_FD").and_then(|number| number.parse().ok()).map(taken).transpose()?;
+    // Apptainer leaves descriptors as they are, and their numbers.
+    let number = value("PMI_FD").filter(|_| place.runtime == Runtime::Own);
+    let socket = number.and_then(|number| number.parse().ok()).map(taken).transpose()?;
     if socket.is_some() {
         env.retain(|(name, _)| name != "PMI_FD");
         env.push(("PMI_FD".to_owned(), runtime::RANK_SOCKET.to_string()));
@@ -103,6 +110,7 @@ pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
     let part = |name| value(name).unwrap_or("0");
     Ok(Rank {
         binds: folders(environment),
+        place: value("SLURM_LOCALID").and_then(|place| place.parse().ok()).unwrap_or(0),
         name: format!("{}.{}.{}", part("SLURM_JOB_ID"), part("SLURM_STEP_ID"), part("SLURM_NODEID")),
         env,
         socket,

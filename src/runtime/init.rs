@@ -80,6 +80,9 @@ fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -
     let container = &spec.container;
     enter::map_ids(ids)?;
     forbid_namespaces()?;
+    if let Some(rank) = spec.rank {
+        count_from(rank.place)?;
+    }
     if let Some(name) = &container.hostname {
         nix::unistd::sethostname(name).map_err(setup("setting the host name"))?;
     }
@@ -109,12 +112,28 @@ fn open_terminal(size: (u16, u16)) -> Result<(PtyMaster, OwnedFd), RuntimeError>
 
 /// No user namespace within this one: the program would have all capabilities again in there.
 fn forbid_namespaces() -> Result<(), RuntimeError> {
-    match std::fs::write("/proc/sys/user/max_user_namespaces", "0") {
+    set("/proc/sys/user/max_user_namespaces", "0", "forbidding namespaces")
+}
+
+/// Process ids of its own for each rank of a host: programs that share memory tell its maker by them (Open MPI's
+/// `opal/shmem`), and every PID namespace counts from 1.
+fn count_from(place: u32) -> Result<(), RuntimeError> {
+    // As far apart as the smallest usual `pid_max` (32768) allows.
+    let last = u64::from(place) * 200 % 30_000;
+    match last {
+        0 => Ok(()),
+        last => set("/proc/sys/kernel/ns_last_pid", &last.to_string(), "setting the first process id"),
+    }
+}
+
+/// Writes one of the kernel's settings for these namespaces.
+fn set(file: &str, value: &str, what: &str) -> Result<(), RuntimeError> {
+    match std::fs::write(file, value) {
         Ok(()) => Ok(()),
         // Not this kernel's, or read-only on a host that is a container itself: then that host's own rules hold.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EROFS | libc::EACCES | libc::EPERM)) => Ok(()),
         Err(error) => Err(RuntimeError::Setup {
-            what: "forbidding namespaces".to_owned(),
+            what: what.to_owned(),
             source: (&error).into(),
         }),
     }

@@ -110,7 +110,10 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
     }
     steps.extend(defaults(container, identity));
     for step in &mut steps {
-        step.target = resolve(&step.target);
+        step.target = match fresh(&step.target) {
+            Some((outer, rest)) => resolve(outer).join(rest),
+            None => resolve(&step.target),
+        };
         if step.target == Path::new("/") && step.what != What::Folder {
             return Err(RuntimeError::invalid("something is to be mounted on the root itself"));
         }
@@ -123,6 +126,18 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
     // Stable, and paths compare by component: `/a` < `/a/b` < `/a.b`.
     steps.sort_by(|a, b| a.target.cmp(&b.target));
     Ok(steps)
+}
+
+/// A target below what is made anew here: links that an image has at such a place (`/dev/stdout`, `/dev/shm`) are hidden, and
+/// lead nowhere.
+fn fresh(target: &Path) -> Option<(&'static Path, &Path)> {
+    let outer = ["/dev", "/proc"]
+        .map(Path::new)
+        .into_iter()
+        .find(|outer| target.starts_with(outer))?;
+    let rest = target.strip_prefix(outer).ok().filter(|rest| !rest.as_os_str().is_empty())?;
+    let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
+    plain.then_some((outer, rest))
 }
 
 fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
@@ -307,6 +322,22 @@ mod tests {
         );
         assert_eq!(all.iter().filter(|step| step.starts_with("/tmp ")).count(), 1, "{all:#?}");
         assert!(!all.iter().any(|step| step.starts_with("/var/tmp")));
+    }
+
+    #[test]
+    fn links_that_an_image_has_in_dev_are_not_followed() {
+        let resolve = |path: &Path| match path.to_str() {
+            Some("/dev/stdout") => "/proc/self/fd/1".into(),
+            Some("/dev/shm") => "/run/shm".into(),
+            Some("/dev/../etc/gpu") => "/etc/gpu".into(),
+            _ => path.to_owned(),
+        };
+        let mut container = container();
+        container.binds = vec![bind("/gpu", "/dev/../etc/gpu")];
+        let all = targets(&container, resolve);
+        for step in ["/dev/stdout a link to /proc/self/fd/1", "/dev/shm a tmpfs", "/etc/gpu /gpu"] {
+            assert!(all.contains(&step.to_owned()), "{step} in {all:#?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Spec {
 pub struct Rank {
     /// It was started with its launcher's socket.
     pub socket: bool,
+    /// Its number among those of this host.
+    pub place: u32,
 }
 
 impl Spec {
