@@ -26,11 +26,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("image", &["oci", "sif", "squashfs", "store"]),
     ("runtime", &["oci", "squashfs"]),
     ("state", &["plan", "workflow"]),
-    ("engine", &["binds", "lock", "oci", "plan", "runtime", "state", "store", "workflow"]),
+    (
+        "engine",
+        &["binds", "lock", "oci", "plan", "runtime", "sif", "state", "store", "workflow"],
+    ),
     (
         "fetch",
         &[
-            "binds", "data", "image", "lock", "net", "oci", "plan", "registry", "state", "store", "workflow",
+            "binds", "data", "image", "lock", "net", "oci", "plan", "registry", "sif", "squashfs", "state", "store", "workflow",
         ],
     ),
     (

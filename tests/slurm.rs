@@ -39,6 +39,7 @@ pub fn stage(name: &str, needs: &[&str], tasks: Option<u32>) -> StagePlan {
                 max_parallel: None,
                 values: Vec::new(),
             }),
+            user: Default::default(),
             resources: Resources::default(),
             outputs: Vec::new(),
             workdir: None,

@@ -27,7 +27,7 @@ pub struct Arguments {
 enum Command {
     /// List the images, oldest first
     Ls,
-    /// Print the folder of an image's root file system
+    /// Print the folder, or the file, of an image's root file system
     Path(One),
     /// Show what is known of an image
     Info(One),
@@ -65,7 +65,7 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     match &arguments.command {
         Command::Ls => list(store, global)?,
         Command::Path(one) => {
-            let path = find(store, &one.image)?.rootfs();
+            let path = find(store, &one.image)?.root().path().to_owned();
             match global.json {
                 true => println!("{}", json!({"path": path})),
                 false => println!("{}", path.display()),
@@ -134,12 +134,12 @@ fn list(store: &Store, global: &Global) -> Result<(), Failure> {
 
 fn summary(image: &StoredImage) -> serde_json::Value {
     json!({"digest": image.digest, "names": image.info.names, "bytes": image.info.bytes, "files": image.info.files,
-        "created": image.info.created, "path": image.rootfs()})
+        "created": image.info.created, "path": image.root().path()})
 }
 
 fn info(image: &StoredImage, global: &Global) {
     if global.json {
-        println!("{:#}", json!({"path": image.rootfs(), "image": image.info}));
+        println!("{:#}", json!({"path": image.root().path(), "image": image.info}));
         return;
     }
     let info = &image.info;
@@ -147,7 +147,7 @@ fn info(image: &StoredImage, global: &Global) {
     for name in &info.names {
         println!("pulled as   {name}");
     }
-    println!("path        {}", image.rootfs().display());
+    println!("path        {}", image.root().path().display());
     println!("content     {} in {} files", HumanBytes(info.bytes), info.files);
     if let Ok(created) = jiff::Timestamp::from_millisecond(info.created) {
         println!("converted   {created:.0} by dvrun {}", info.version);

@@ -1,24 +1,27 @@
 //! Images as a user names them on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::{Global, block_on};
 use super::credentials;
 use super::failure::{Failure, exit};
 use super::progress::Downloads;
 use super::settings::Settings;
-use crate::fetch;
+use crate::fetch::{self, FileFacts, PullError};
 use crate::image::Limits;
 use crate::net::{Client, Event};
 use crate::oci::{Execution, Platform, Source};
-use crate::registry::{self, Resolved, Session, TagPolicy};
+use crate::registry::{Session, TagPolicy};
 use crate::runtime::Root;
-use crate::sif::{self, Sif};
-use crate::store::StoredImage;
+use crate::store::{StoredImage, StoredRoot};
 
-/// A reference with relative paths made absolute.
+/// A source with relative paths made absolute. What is there as a file, or as a folder whose name has a slash in it, is that.
 pub fn source(text: &str) -> Result<Source, Failure> {
     let here = std::env::current_dir().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
+    let path = Path::new(text);
+    if (text.contains('/') && path.is_dir()) || path.is_file() {
+        return Ok(Source::Path(here.join(path)));
+    }
     let source: Source = text.parse().map_err(|error: crate::oci::SourceError| {
         let hint = error.hint();
         Failure::new(exit::USAGE, &error, hint)
@@ -67,8 +70,8 @@ pub fn ensure(
     settings: &Settings,
 ) -> Result<StoredImage, Failure> {
     with_session(tags(network, settings), global, settings, async |session| {
-        let resolved: Resolved = registry::resolve(session, source, platform).await?;
-        Ok(fetch::image(session, &resolved, Limits::default()).await?)
+        let found = fetch::find(session, source, platform).await?;
+        Ok(fetch::image(session, &found, Limits::default()).await?)
     })
 }
 
@@ -93,42 +96,58 @@ pub struct Rootfs {
     pub execution: Execution,
 }
 
-/// The root file system that `text` means: an existing folder, SIF or SquashFS, or an image.
+/// The root file system that `text` means. A file or folder on disk is used as it is, unnoticed by the store.
 pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings) -> Result<Rootfs, Failure> {
-    let here = PathBuf::from(text);
-    if (text.contains('/') && here.is_dir()) || here.is_file() {
-        let path = std::fs::canonicalize(&here).map_err(|error| Failure::message(exit::USAGE, format!("{text}: {error}")))?;
-        return if path.is_dir() {
-            Ok(Rootfs {
+    let source = source(text)?;
+    if let Source::Path(path) = &source {
+        let path = std::fs::canonicalize(path).map_err(|error| Failure::message(exit::USAGE, format!("cannot read {text}: {error}")))?;
+        if path.is_dir() {
+            return Ok(Rootfs {
                 root: Root::Folder(path),
                 execution: Execution::default(),
-            })
-        } else {
-            image_file(path, settings)
-        };
+            });
+        }
+        let facts = file_facts(&path)?;
+        return Ok(Rootfs {
+            root: file_root(path, facts.offset, settings),
+            execution: facts.config.config,
+        });
     }
-    let stored = ensure(&source(text)?, &Platform::host(), network, global, settings)?;
+    let stored = match is_digest(text).then(|| super::image::find(&settings.store, text)) {
+        Some(Ok(known)) => known,
+        // What looks like a digest may be a name.
+        _ => ensure(&source, &Platform::host(), network, global, settings)?,
+    };
+    let root = match stored.root() {
+        StoredRoot::Folder(path) => Root::Folder(path),
+        StoredRoot::Squashfs { file, offset } => file_root(file, offset, settings),
+    };
     Ok(Rootfs {
-        root: Root::Folder(stored.rootfs()),
+        root,
         execution: stored.info.config.config,
     })
 }
 
-/// A SIF, or a bare SquashFS, which says nothing of how it wants to be run.
-fn image_file(file: PathBuf, settings: &Settings) -> Result<Rootfs, Failure> {
-    let unreadable = |error: std::io::Error| Failure::message(exit::USAGE, format!("cannot read {}: {error}", file.display()));
-    let opened = std::fs::File::open(&file).map_err(unreadable)?;
-    let (offset, execution) = if sif::is_sif(&opened).map_err(unreadable)? {
-        let sif = Sif::read(&opened)?;
-        (sif.primary()?.offset, sif.execution(&opened)?)
-    } else {
-        (0, Execution::default())
-    };
-    let root = Root::Squashfs {
+/// As `image ls` shows digests, or more of it.
+fn is_digest(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    hex.len() >= 12 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn file_root(file: PathBuf, offset: u64, settings: &Settings) -> Root {
+    Root::Squashfs {
         file,
         offset,
         access: settings.image_access,
         scratch: settings.scratch.clone(),
-    };
-    Ok(Rootfs { root, execution })
+    }
+}
+
+/// What an image that is one file says of itself.
+pub fn file_facts(path: &Path) -> Result<FileFacts, Failure> {
+    fetch::file_facts(path).map_err(|source| {
+        let image = path.display().to_string();
+        let hint = source.hint();
+        Failure::new(exit::USAGE, &PullError::File { image, source }, hint)
+    })
 }

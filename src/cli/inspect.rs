@@ -1,7 +1,6 @@
 //! `dvrun inspect IMAGE`: what an image is, without its layers.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -13,14 +12,14 @@ use super::images::{platform, source, with_session};
 use super::inspect_file::{self, Part};
 use super::say;
 use super::settings::Settings;
-use crate::oci::{Execution, ImageConfig};
+use crate::oci::{Execution, ImageConfig, Reference, Source};
 use crate::registry::{self, Resolved, TagPolicy};
 
 /// Show an image's environment, entry point, labels and layers
 #[derive(Args)]
 #[command(after_help = "Examples:\n  dvrun inspect docker://debian:12\n  dvrun inspect oci:image:1.0 --json\n  dvrun inspect image.sif")]
 pub struct Arguments {
-    /// docker://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or a SIF or SquashFS file
+    /// docker://…, oras://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or a SIF or SquashFS file
     reference: String,
     /// os/architecture[/variant]; this host's otherwise
     #[arg(long)]
@@ -34,14 +33,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
-    if Path::new(&arguments.reference).is_file() {
-        if arguments.raw {
-            return Err(Failure::message(exit::USAGE, "a file has no manifest to show with --raw"));
-        }
-        let part = if arguments.config { Part::Config } else { Part::All };
-        return inspect_file::run(Path::new(&arguments.reference), part, global);
-    }
     let source = source(&arguments.reference)?;
+    let part = if arguments.config { Part::Config } else { Part::All };
+    match &source {
+        Source::Path(_) if arguments.raw => return Err(Failure::message(exit::USAGE, "a file has no manifest to show with --raw")),
+        Source::Path(path) => return inspect_file::run(path, part, global),
+        Source::Artifact(reference) => return artifact(reference, part, arguments, global, settings),
+        _ => {}
+    }
     let platform = platform(arguments.platform.as_deref())?;
     let found = with_session(TagPolicy::Ask, global, settings, async |session| {
         let resolved = registry::resolve(session, &source, &platform).await?;
@@ -62,6 +61,32 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     }
     .unwrap_or_else(say::lost);
     Ok(exit::DONE)
+}
+
+/// How much of a SIF file is fetched to see what it is: its table, its texts and the beginning of its file system.
+const HEAD: u64 = 256 << 10;
+
+fn artifact(reference: &Reference, part: Part, arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
+    let (resolved, head) = with_session(TagPolicy::Ask, global, settings, async |session| {
+        let resolved = registry::resolve_sif(session, reference).await?;
+        let head = match arguments.raw || session.store.find_blob(&resolved.sif.digest).is_some() {
+            true => None,
+            false => registry::sif_head(session, &resolved, HEAD).await?,
+        };
+        Ok((resolved, head))
+    })?;
+    if arguments.raw {
+        print_bytes(&resolved.manifest).unwrap_or_else(say::lost);
+        return Ok(exit::DONE);
+    }
+    match (settings.store.find_blob(&resolved.sif.digest), head) {
+        (Some(path), _) => inspect_file::run(&path, part, global),
+        (None, Some(head)) => inspect_file::run_head(&resolved, &head, part, global),
+        (None, None) => Err(
+            Failure::message(exit::INFRASTRUCTURE, "the registry gives no part of a file, only the whole")
+                .hint(format!("`dvrun pull oras://{reference}` fetches it; then this shows what it is")),
+        ),
+    }
 }
 
 enum Found {

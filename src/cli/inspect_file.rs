@@ -1,7 +1,7 @@
-//! `dvrun inspect FILE`: what a SIF or SquashFS file is.
+//! `dvrun inspect FILE`, and of a SIF file in a registry: what a SIF or SquashFS file is.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::Path;
 
 use indicatif::HumanBytes;
@@ -10,7 +10,8 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::inspect::print_execution;
-use crate::oci::Execution;
+use crate::oci::{Execution, Source};
+use crate::registry::ResolvedSif;
 use crate::sif::{self, Sif};
 use crate::squashfs::Squashfs;
 
@@ -34,23 +35,53 @@ pub enum Part {
     Config,
 }
 
-pub fn run(file: &Path, part: Part, global: &Global) -> Outcome {
-    let facts = facts(file)?;
+pub fn run(path: &Path, part: Part, global: &Global) -> Outcome {
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(|error| Failure::message(exit::USAGE, format!("cannot read {name}: {error}")))?;
+    let facts = facts(&name, file)?;
+    print(&[("file", &name)], &facts, part, global)
+}
+
+/// The beginning of a registry's file, as far as it came, tells what it is.
+pub fn run_head(resolved: &ResolvedSif, head: &[u8], part: Part, global: &Global) -> Outcome {
+    let name = Source::Artifact(resolved.reference.clone()).to_string();
+    let unusable = |error: io::Error| Failure::message(exit::INFRASTRUCTURE, format!("cannot make a temporary file: {error}"));
+    let mut file = tempfile::tempfile().map_err(unusable)?;
+    // As long as the whole, with nothing in the rest of it.
+    file.write_all(head)
+        .and_then(|()| file.set_len(resolved.sif.size))
+        .and_then(|()| file.rewind())
+        .map_err(unusable)?;
+    let facts = facts(&name, file)?;
+    let (digest, sum) = (resolved.digest.to_string(), resolved.sif.digest.to_string());
+    let size = match global.json {
+        true => resolved.sif.size.to_string(),
+        false => HumanBytes(resolved.sif.size).to_string(),
+    };
+    print(
+        &[("source", &name), ("digest", &digest), ("file", &sum), ("size", &size)],
+        &facts,
+        part,
+        global,
+    )
+}
+
+/// `origin` is what is known of the file without looking into it.
+fn print(origin: &[(&str, &str)], facts: &Facts, part: Part, global: &Global) -> Outcome {
     let mut out = io::stdout().lock();
     if part == Part::Config {
         writeln!(out, "{:#}", json!(facts.execution))
     } else if global.json {
-        print_json(&mut out, file, &facts)
+        print_json(&mut out, origin, facts)
     } else {
-        print_text(&mut out, file, &facts)
+        print_text(&mut out, origin, facts)
     }
     .map_err(|error| Failure::message(exit::INFRASTRUCTURE, format!("cannot write to standard output: {error}")))?;
     Ok(exit::DONE)
 }
 
-fn facts(path: &Path) -> Result<Facts, Failure> {
-    let unreadable = |error: io::Error| Failure::message(exit::USAGE, format!("cannot read {}: {error}", path.display()));
-    let file = File::open(path).map_err(unreadable)?;
+fn facts(name: &str, file: File) -> Result<Facts, Failure> {
+    let unreadable = |error: io::Error| Failure::message(exit::USAGE, format!("cannot read {name}: {error}"));
     if !sif::is_sif(&file).map_err(unreadable)? {
         return Ok(Facts {
             sif: None,
@@ -69,24 +100,29 @@ fn facts(path: &Path) -> Result<Facts, Failure> {
     })
 }
 
-fn print_json(out: &mut impl Write, file: &Path, facts: &Facts) -> io::Result<()> {
+fn print_json(out: &mut impl Write, origin: &[(&str, &str)], facts: &Facts) -> io::Result<()> {
     let objects = facts.sif.iter().flat_map(|sif| &sif.objects);
     let objects: Vec<_> = objects
         .map(|object| json!({"id": object.id, "kind": object.description(), "name": object.name, "offset": object.offset, "size": object.size}))
         .collect();
-    let value = json!({
-        "file": file, "format": if facts.sif.is_some() { "sif" } else { "squashfs" },
+    let mut value = json!({
+        "format": if facts.sif.is_some() { "sif" } else { "squashfs" },
         "architecture": facts.sif.as_ref().map(|sif| sif.architecture), "signed": facts.sif.as_ref().map(Sif::is_signed),
         "definition": facts.definition, "config": facts.execution, "objects": objects,
         "squashfs": {
             "compression": facts.image.codec().name(), "block_size": facts.image.block_size(), "inodes": facts.image.inode_count(),
         },
     });
+    for (name, text) in origin {
+        value[name] = json!(text);
+    }
     writeln!(out, "{value:#}")
 }
 
-fn print_text(out: &mut impl Write, file: &Path, facts: &Facts) -> io::Result<()> {
-    writeln!(out, "file        {}", file.display())?;
+fn print_text(out: &mut impl Write, origin: &[(&str, &str)], facts: &Facts) -> io::Result<()> {
+    for (name, text) in origin {
+        writeln!(out, "{name:<11} {text}")?;
+    }
     if let Some(sif) = &facts.sif {
         if !sif.architecture.is_empty() {
             writeln!(out, "platform    linux/{}", sif.architecture)?;

@@ -18,7 +18,7 @@ use crate::plan::{self, PREPARE, Plan};
 use crate::state::{Preparation, RunDir};
 use crate::workflow::template::literal;
 use crate::workflow::units::{Bytes, Seconds, as_written};
-use crate::workflow::{Command, DataSource, Resources, Retry, SlurmOptions, Stage, StageName, Template, Workflow};
+use crate::workflow::{Command, DataSource, Resources, Retry, SlurmOptions, Stage, StageName, StageUser, Template, Workflow};
 
 /// Who brings images and data into the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -103,6 +103,7 @@ impl Options {
             },
             outputs: Vec::new(),
             workdir: None,
+            user: StageUser::default(),
             retry: Retry::default(),
             slurm: SlurmOptions {
                 partition: self.prepare_partition.clone().or_else(|| job.partition.clone()),

@@ -7,23 +7,22 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::args::Global;
-use super::artifact;
 use super::failure::{Failure, Outcome, exit};
 use super::images::{self, Network, with_session};
 use super::settings::Settings;
-use crate::fetch;
+use crate::fetch::{self, Found};
 use crate::image::{Compression, Limits, SquashfsOptions};
 use crate::oci::Digest;
-use crate::registry::{self, Resolved, Session};
+use crate::registry::{self, Session};
 use crate::store::remove_tree;
 
 /// Fetch an image
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  dvrun pull docker://debian:12\n  dvrun pull docker://debian:12 -o debian.sif\n  dvrun pull docker://127.0.0.1:5000/lab/tools:1.0 -o tools --format dir"
+    after_help = "Examples:\n  dvrun pull docker://debian:12\n  dvrun pull docker://debian:12 -o debian.sif\n  dvrun pull oras://ghcr.io/lab/tools-sif:1.0 -o tools.sif\n  dvrun pull docker://127.0.0.1:5000/lab/tools:1.0 -o tools --format dir"
 )]
 pub struct Arguments {
-    /// docker://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE; oras://… for a SIF file
+    /// docker://…, oras://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or a SIF or SquashFS file
     reference: String,
     /// Where to put it. Without, it goes into the store alone, as `run` and `exec` use it
     #[arg(long, short, value_name = "PATH")]
@@ -31,7 +30,7 @@ pub struct Arguments {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Sif, requires = "output")]
     format: Format,
-    /// Of SIF and SquashFS: zstd[:1-22], gzip[:1-12] (for kernels before 4.14) or none
+    /// Of SIF and SquashFS: zstd[:1-22]; gzip[:1-12] (for kernels before 4.14); xz[:0-9] (small, slow); lz4 (large, fast); none
     #[arg(long, value_name = "NAME[:LEVEL]", default_value = "zstd:3", requires = "output")]
     compression: Compression,
     /// os/architecture[/variant]; this host's otherwise
@@ -55,9 +54,6 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if let Some(output) = &arguments.output {
         refuse_existing(output)?;
     }
-    if let Some(reference) = arguments.reference.strip_prefix("oras://") {
-        return artifact::pull(reference, arguments.output.as_deref(), global, settings);
-    }
     let source = images::source(&arguments.reference)?;
     let platform = images::platform(arguments.platform.as_deref())?;
     let tags = images::tags(Network::Use, settings);
@@ -66,12 +62,12 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         ..SquashfsOptions::default()
     };
     let (digest, path) = with_session(tags, global, settings, async |session| {
-        let resolved = registry::resolve(session, &source, &platform).await?;
+        let found = fetch::find(session, &source, &platform).await?;
         let Some(output) = &arguments.output else {
-            let stored = fetch::image(session, &resolved, Limits::default()).await?;
-            return Ok((stored.digest.clone(), stored.rootfs()));
+            let stored = fetch::image(session, &found, Limits::default()).await?;
+            return Ok((stored.digest.clone(), stored.root().path().to_owned()));
         };
-        let digest = write(session, &resolved, output, arguments.format, options).await?;
+        let digest = write(session, &found, output, arguments.format, options).await?;
         Ok((digest, output.clone()))
     })?;
     if global.json {
@@ -91,13 +87,7 @@ fn refuse_existing(output: &Path) -> Result<(), Failure> {
 }
 
 /// Writes beside `output` and renames, so that it appears whole or not at all. Gives the digest of what is there now.
-async fn write(
-    session: &Session<'_>,
-    resolved: &Resolved,
-    output: &Path,
-    format: Format,
-    options: SquashfsOptions,
-) -> Result<Digest, Failure> {
+async fn write(session: &Session<'_>, found: &Found, output: &Path, format: Format, options: SquashfsOptions) -> Result<Digest, Failure> {
     let output = std::path::absolute(output).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
     let parent = output.parent().unwrap_or(Path::new("/"));
     let failed = |error: std::io::Error| Failure::message(exit::INFRASTRUCTURE, format!("cannot write to {}: {error}", parent.display()));
@@ -110,11 +100,11 @@ async fn write(
         Format::Oci => None,
     };
     let written = match format {
-        Some(format) => fetch::image_to(session, resolved, Limits::default(), &format, &made)
+        Some(format) => fetch::image_to(session, found, Limits::default(), &format, &made)
             .await
-            .map(|()| resolved.digest.clone())
+            .map(|()| found.digest().clone())
             .map_err(Failure::from),
-        None => write_layout(session, resolved, &made).await,
+        None => write_layout(session, found, &made).await,
     };
     let placed = written.and_then(|digest| fs::rename(&made, &output).map_err(failed).map(|()| digest));
     if placed.is_err() && made.exists() {
@@ -124,7 +114,11 @@ async fn write(
     placed
 }
 
-async fn write_layout(session: &Session<'_>, resolved: &Resolved, made: &Path) -> Result<Digest, Failure> {
+async fn write_layout(session: &Session<'_>, found: &Found, made: &Path) -> Result<Digest, Failure> {
+    let Found::Layers(resolved) = found else {
+        let text = format!("{} is not an image of layers: there is no layout of it", found.name());
+        return Err(Failure::message(exit::USAGE, text).hint("leave out --format"));
+    };
     let pulled = registry::pull(session, resolved, &|_, _| {}).await?;
     Ok(registry::write_layout(session, resolved, &pulled, made).await?)
 }

@@ -11,8 +11,9 @@ use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::images::{self, Network, with_session};
 use super::settings::Settings;
-use crate::oci::{Algorithm, Digest, Hasher, Reference};
+use crate::oci::{Algorithm, Digest, Hasher, Reference, Source};
 use crate::registry::{self, Session};
+use crate::sif::Sif;
 
 /// Put an image or a SIF file into a registry
 #[derive(Args)]
@@ -20,7 +21,7 @@ use crate::registry::{self, Session};
     after_help = "Examples:\n  dvrun push oci:image:1.0 docker://ghcr.io/lab/tools:1.0\n  dvrun push tools.sif oras://ghcr.io/lab/tools-sif:1.0"
 )]
 pub struct Arguments {
-    /// FILE.sif, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker://…
+    /// FILE.sif, oras://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker://…
     source: String,
     /// docker://HOST/NAME:TAG, or oras://HOST/NAME:TAG for a SIF file
     destination: String,
@@ -40,11 +41,8 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     let tags = images::tags(Network::Use, settings);
     let (digest, reference) = match destination {
         Destination::Artifact(reference) => {
-            let file = Path::new(&arguments.source);
-            let (sum, size) =
-                sum(file).map_err(|error| Failure::message(exit::USAGE, format!("cannot read {}: {error}", file.display())))?;
             let digest = with_session(tags, global, settings, async |session| {
-                Ok(registry::push_sif(session, file, &sum, size, &reference).await?)
+                artifact(session, arguments, &reference).await
             })?;
             (digest, format!("oras://{reference}"))
         }
@@ -79,18 +77,42 @@ fn destination(text: &str) -> Result<Destination, Failure> {
 }
 
 async fn image(session: &Session<'_>, arguments: &Arguments, reference: &Reference) -> Result<Digest, Failure> {
-    if arguments.source.ends_with(".sif") {
-        return Err(Failure::message(exit::USAGE, "a SIF file is no image of layers").hint(format!("push it to oras://{reference}")));
-    }
     let source = images::source(&arguments.source)?;
+    if let Source::Artifact(_) | Source::Path(_) = source {
+        return Err(
+            Failure::message(exit::USAGE, format!("{source} is no image of layers")).hint(format!("push a SIF file to oras://{reference}"))
+        );
+    }
     let platform = images::platform(arguments.platform.as_deref())?;
     let resolved = registry::resolve(session, &source, &platform).await?;
     let pulled = registry::pull(session, &resolved, &|_, _| {}).await?;
     Ok(registry::push_image(session, &resolved, &pulled, reference).await?)
 }
 
-fn sum(path: &Path) -> io::Result<(Digest, u64)> {
-    let mut file = File::open(path)?;
+/// A SIF file of the user's, or of a registry.
+async fn artifact(session: &Session<'_>, arguments: &Arguments, reference: &Reference) -> Result<Digest, Failure> {
+    let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
+        Failure::message(exit::USAGE, format!("cannot push {}: {error}", path.display())).hint("what is kept under oras:// is a SIF file")
+    };
+    match images::source(&arguments.source)? {
+        Source::Path(path) => {
+            let file = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+            Sif::read(&file).map_err(|error| unreadable(&path, &error))?;
+            let (digest, size) = sum(file).map_err(|error| unreadable(&path, &error))?;
+            Ok(registry::push_sif(session, &path, &digest, size, reference).await?)
+        }
+        Source::Artifact(from) => {
+            let resolved = registry::resolve_sif(session, &from).await?;
+            let path = registry::pull_sif(session, &resolved).await?;
+            Ok(registry::push_sif(session, &path, &resolved.sif.digest, resolved.sif.size, reference).await?)
+        }
+        source => Err(Failure::message(exit::USAGE, format!("{source} is no SIF file")).hint(format!(
+            "push its layers to docker://{reference}, or make one: `dvrun pull {source} -o FILE.sif`"
+        ))),
+    }
+}
+
+fn sum(mut file: File) -> io::Result<(Digest, u64)> {
     let (mut hasher, mut size) = (Hasher::new(Algorithm::Sha256), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -177,6 +177,7 @@ fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: 
     let place = Place {
         exe: THIS_PROGRAM.into(),
         scratch: settings.scratch.clone(),
+        image_access: settings.image_access,
         host: settings.host.clone(),
         job: None,
         own_job: None,

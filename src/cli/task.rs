@@ -58,6 +58,7 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let place = Place {
         exe: THIS_PROGRAM.into(),
         scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
+        image_access: settings.image_access,
         host: settings.host.clone(),
         time_limit: if in_job { TimeLimit::Slurm } else { TimeLimit::Here },
         job,

@@ -6,6 +6,7 @@
 mod efficiency;
 mod explain;
 mod graph;
+mod image;
 pub mod local;
 mod memory;
 mod nodes;

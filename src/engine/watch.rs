@@ -16,7 +16,7 @@ use super::local::GRACE;
 use super::memory;
 
 /// A program's end as its parent sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
     /// As a shell reports it: 128 + n for signal n.
     pub exit: i32,
@@ -24,10 +24,12 @@ pub(super) struct Ended {
     pub cpu: Duration,
     /// Peak resident memory of the largest of them, bytes.
     pub memory: u64,
+    /// What of its image could not be read, a sentence each.
+    pub damage: Vec<String>,
 }
 
 /// How a program ended, and what made it end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct End {
     pub ended: Ended,
     pub cause: Cause,

@@ -1,10 +1,10 @@
 //! Everything that the stages of a plan need.
 
-use super::{FetchError, data, image, image_source};
+use super::{FetchError, data, find, image, image_source};
 use crate::image::Limits;
 use crate::lock::Lock;
 use crate::oci::Source;
-use crate::registry::{self, Session};
+use crate::registry::Session;
 use crate::workflow::Workflow;
 
 /// Brings the images that `wanted` names, and all data sets, into the store: exactly what `lock` says, also when a tag
@@ -24,27 +24,24 @@ pub async fn all(session: &Session<'_>, workflow: &Workflow, lock: &Lock, wanted
         }
         let source = match (locked, source) {
             (Some(digest), Source::Registry(reference)) => Source::Registry(reference.at(digest)),
+            (Some(digest), Source::Artifact(reference)) => Source::Artifact(reference.at(digest)),
             (_, source) => source,
         };
-        let failed = |source| FetchError::Image {
+        let failed = |source| FetchError::Pull {
             name: name.clone(),
             source: Box::new(source),
         };
-        let resolved = registry::resolve(session, &source, &platform).await.map_err(failed)?;
+        let found = find(session, &source, &platform).await.map_err(failed)?;
         if let Some(digest) = locked
-            && *digest != resolved.digest
+            && digest != found.digest()
         {
             return Err(FetchError::Moved {
                 name: name.clone(),
                 expected: digest.clone(),
-                found: resolved.digest,
+                found: found.digest().clone(),
             });
         }
-        let pulled = image(session, &resolved, Limits::default()).await;
-        pulled.map_err(|source| FetchError::Pull {
-            name: name.clone(),
-            source: Box::new(source),
-        })?;
+        image(session, &found, Limits::default()).await.map_err(failed)?;
     }
     Ok(())
 }

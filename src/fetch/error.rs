@@ -3,7 +3,6 @@
 use super::PullError;
 use crate::data::DataError;
 use crate::oci::{Digest, PlatformError, SourceError};
-use crate::registry::RegistryError;
 use crate::store::StoreError;
 
 /// Which image or data set cannot be had, and why.
@@ -20,12 +19,6 @@ pub enum FetchError {
         name: String,
         #[source]
         source: PlatformError,
-    },
-    #[error("image `{name}` cannot be had")]
-    Image {
-        name: String,
-        #[source]
-        source: Box<RegistryError>,
     },
     #[error("image `{name}` was {expected} when the workflow was planned, and is {found} now")]
     Moved { name: String, expected: Digest, found: Digest },
@@ -51,7 +44,6 @@ impl FetchError {
         match self {
             FetchError::Source { source, .. } => source.hint(),
             FetchError::Platform { .. } => None,
-            FetchError::Image { source, .. } => source.hint(),
             FetchError::Moved { .. } => Some("run the same command again".to_owned()),
             FetchError::Pull { source, .. } => source.hint(),
             FetchError::Store(source) => source.hint(),

@@ -1,19 +1,21 @@
-//! One image: from the registry to a path of the user's, converted while it arrives.
+//! One image: from where it is to a path of the user's, converted while it arrives; or copied, where it is a file already.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::image::{PullError, arrive};
+use super::{FileError, Found, file_facts};
 use crate::image::{
     App, ImageError, Layers, Limits, Origin, SquashfsOptions, apptainer_files, write_apptainer_sif, write_folder, write_squashfs,
 };
 use crate::net::Event;
 use crate::oci::{ImageConfig, Source};
-use crate::registry::{self, Resolved, Session};
-use crate::store::Scratch;
+use crate::registry::{self, Session};
+use crate::store::{Place, Scratch};
 
 /// What a converted image is written as.
 #[derive(Clone, Debug)]
@@ -27,12 +29,24 @@ pub enum Format {
 }
 
 /// Converts an image to `out`, which must not exist. Layers are read as they arrive; the store keeps their blobs, not the result.
-/// The same image and format give the same file: it is dated as the image is.
+/// The same image and format give the same file: it is dated as the image is. A SIF is copied, or the SquashFS in it.
 ///
 /// # Errors
 /// What registry, layers and disk have to say. Then some of `out` may be there, for the caller to remove.
-pub async fn image_to(session: &Session<'_>, resolved: &Resolved, limits: Limits, format: &Format, out: &Path) -> Result<(), PullError> {
-    let name = resolved.source.to_string();
+pub async fn image_to(session: &Session<'_>, found: &Found, limits: Limits, format: &Format, out: &Path) -> Result<(), PullError> {
+    let name = found.name();
+    let resolved = match found {
+        Found::Layers(resolved) => resolved,
+        Found::Sif(sif) => {
+            let blob = registry::pull_sif(session, sif).await.map_err(|source| PullError::Registry {
+                image: name.clone(),
+                source: Box::new(source),
+            })?;
+            return copy(name, blob, format, out).await;
+        }
+        Found::Local(local) if matches!(local.place, Place::File { .. }) => return copy(name, local.path.clone(), format, out).await,
+        Found::Local(_) => return Err(PullError::Folder { image: name }),
+    };
     let in_store = |source| PullError::Store {
         image: name.clone(),
         source,
@@ -60,6 +74,35 @@ pub async fn image_to(session: &Session<'_>, resolved: &Resolved, limits: Limits
         Ok(result) => result.map_err(|source| PullError::Image { image: name, source }),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// Of an image that is one file what `format` asks for.
+async fn copy(image: String, from: PathBuf, format: &Format, out: &Path) -> Result<(), PullError> {
+    let (whole, out) = match format {
+        Format::Sif { .. } => (true, out.to_owned()),
+        Format::Squashfs(_) => (false, out.to_owned()),
+        Format::Folder => return Err(PullError::Packed { image }),
+    };
+    let copied = tokio::task::spawn_blocking(move || copy_file(&from, whole, &out)).await;
+    let copied = copied.expect("the thread neither panics nor is cancelled");
+    copied.map_err(|source| PullError::File { image, source })
+}
+
+/// The whole file, or the SquashFS in it. Executable, as SIF files are.
+fn copy_file(from: &Path, whole: bool, to: &Path) -> Result<(), FileError> {
+    let facts = file_facts(from)?;
+    let (offset, mode) = if whole { (0, 0o755) } else { (facts.offset, 0o644) };
+    let copy = || -> io::Result<()> {
+        let (mut from, mut to) = (File::open(from)?, File::create_new(to)?);
+        from.seek(SeekFrom::Start(offset))?;
+        io::copy(&mut from, &mut to)?;
+        to.set_permissions(fs::Permissions::from_mode(mode))?;
+        to.sync_all()
+    };
+    copy().map_err(|source| FileError::Copy {
+        path: to.to_owned(),
+        source,
+    })
 }
 
 /// The part that is plain threads.

@@ -1,12 +1,15 @@
-//! One image: from the registry into the store, converted while it arrives.
+//! One image: from where it is into the store, converted while it arrives; or noted there, where it is a file or folder that
+//! can be run as it is.
 
 use std::path::Path;
 
+use super::{FileError, FileFacts, Found, Local, file_facts};
+
 use crate::image::{ImageError, LayerBlob, Layers, Limits, write_folder};
 use crate::net::Event;
-use crate::oci::ImageConfig;
-use crate::registry::{self, RegistryError, Resolved, Session};
-use crate::store::{Guard, ImageDraft, ImageInfo, Store, StoreError, StoredImage, StoredLayer};
+use crate::oci::{Digest, ImageConfig};
+use crate::registry::{self, RegistryError, Resolved, ResolvedSif, Session};
+use crate::store::{Guard, ImageDraft, ImageInfo, Place, Store, StoreError, StoredImage, StoredLayer};
 
 /// Why an image is not in the store.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,12 @@ pub enum PullError {
     Store { image: String, source: StoreError },
     #[error("{image} has {layers} layers, but its configuration describes {described}")]
     Layers { image: String, layers: usize, described: usize },
+    #[error("cannot use {image}")]
+    File { image: String, source: FileError },
+    #[error("{image} is one file already: it is copied as sif or squashfs, not unpacked")]
+    Packed { image: String },
+    #[error("{image} is a folder: it is run as it is")]
+    Folder { image: String },
 }
 
 impl PullError {
@@ -29,6 +38,9 @@ impl PullError {
             PullError::Image { source, .. } => source.hint(),
             PullError::Store { source, .. } => source.hint(),
             PullError::Layers { .. } => Some("the image is damaged: build and push it again, or use another tag".to_owned()),
+            PullError::File { source, .. } => source.hint(),
+            PullError::Packed { image } => Some(format!("unsquashfs, or `apptainer build --sandbox FOLDER {image}`, unpacks it")),
+            PullError::Folder { image } => Some(format!("`apptainer build FILE.sif {image}` makes a file of it")),
         }
     }
 }
@@ -39,26 +51,31 @@ impl PullError {
 /// # Errors
 /// What registry, layers and disk have to say. Then the store is as before, except for blobs that are whole: they are not
 /// fetched again.
-pub async fn image(session: &Session<'_>, resolved: &Resolved, limits: Limits) -> Result<StoredImage, PullError> {
-    let name = resolved.source.to_string();
+pub async fn image(session: &Session<'_>, found: &Found, limits: Limits) -> Result<StoredImage, PullError> {
+    let name = found.name();
     let in_store = |source| PullError::Store {
         image: name.clone(),
         source,
     };
-    let key = Store::image_lock(&resolved.digest);
+    let key = Store::image_lock(found.digest());
     let waiting = || (session.progress)(Event::Waiting { what: &name });
     let guard = session.store.lock_async(&key, waiting).await.map_err(in_store)?;
-    if let Some(mut found) = session.store.find_image(&resolved.digest).map_err(in_store)? {
-        session.store.name_image(&mut found, &name).map_err(in_store)?;
-        return Ok(found);
+    if let Some(mut stored) = session.store.find_image(found.digest()).map_err(in_store)? {
+        session.store.name_image(&mut stored, &name).map_err(in_store)?;
+        return Ok(stored);
     }
     let draft = session.store.draft_image().map_err(in_store)?;
+    let resolved = match found {
+        Found::Layers(resolved) => resolved,
+        Found::Sif(sif) => return artifact(session, sif, draft, name).await,
+        Found::Local(local) => return draft.publish(noted(local, name.clone())).map_err(in_store),
+    };
     let (config, layers) = arrive(session, resolved, draft.scratch(), limits).await?;
     (session.progress)(Event::Converting { what: &name });
     let work = Work {
         layers,
         draft,
-        info: info(resolved, config, &name),
+        info: converted(resolved, config, &name),
         _guard: guard,
     };
     let image = name.clone();
@@ -118,29 +135,78 @@ struct Work {
 impl Work {
     fn finish(mut self, image: String) -> Result<StoredImage, PullError> {
         let merged = self.layers.finish();
-        let converted = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs())) {
-            Ok(converted) => converted,
+        let written = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs())) {
+            Ok(written) => written,
             Err(source) => return Err(PullError::Image { image, source }),
         };
-        self.info.bytes = converted.bytes;
-        self.info.files = converted.files;
-        self.info.notes = converted.notes.iter().map(ToString::to_string).collect();
+        self.info.bytes = written.bytes;
+        self.info.files = written.files;
+        self.info.notes = written.notes.iter().map(ToString::to_string).collect();
         self.draft.publish(self.info).map_err(|source| PullError::Store { image, source })
     }
 }
 
-fn info(resolved: &Resolved, config: ImageConfig, name: &str) -> ImageInfo {
+/// Brings a registry's SIF file into the store, where it is run from.
+async fn artifact(session: &Session<'_>, sif: &ResolvedSif, draft: ImageDraft, name: String) -> Result<StoredImage, PullError> {
+    let blob = registry::pull_sif(session, sif).await.map_err(|source| PullError::Registry {
+        image: name.clone(),
+        source: Box::new(source),
+    })?;
+    let FileFacts { offset, config, files } = file_facts(&blob).map_err(|source| PullError::File {
+        image: name.clone(),
+        source,
+    })?;
+    let layer = StoredLayer {
+        digest: sif.sif.digest.clone(),
+        size: sif.sif.size,
+        media_type: sif.sif.media_type.clone(),
+    };
+    let in_store = |source| PullError::Store {
+        image: name.clone(),
+        source,
+    };
+    let root = draft.link_sif(&blob, offset).map_err(in_store)?;
+    let info = ImageInfo {
+        root,
+        layers: vec![layer],
+        bytes: sif.sif.size,
+        files,
+        ..info(&sif.digest, &sif.sif.digest, config, &name)
+    };
+    draft.publish(info).map_err(in_store)
+}
+
+/// Of an image that stays where it is.
+fn noted(local: &Local, name: String) -> ImageInfo {
+    ImageInfo {
+        root: local.place.clone(),
+        bytes: local.size,
+        files: local.files,
+        ..info(&local.digest, &local.digest, local.config.clone(), &name)
+    }
+}
+
+/// Of an image whose layers were unpacked, before that is done.
+fn converted(resolved: &Resolved, config: ImageConfig, name: &str) -> ImageInfo {
     let layers = resolved.layers.iter().map(|layer| StoredLayer {
         digest: layer.digest.clone(),
         size: layer.size,
         media_type: layer.media_type.clone(),
     });
     ImageInfo {
-        manifest: resolved.digest.clone(),
-        config_digest: resolved.config.digest.clone(),
-        config,
-        names: vec![name.to_owned()],
         layers: layers.collect(),
+        ..info(&resolved.digest, &resolved.config.digest, config, name)
+    }
+}
+
+fn info(digest: &Digest, config_digest: &Digest, config: ImageConfig, name: &str) -> ImageInfo {
+    ImageInfo {
+        manifest: digest.clone(),
+        config_digest: config_digest.clone(),
+        config,
+        root: Place::Unpacked,
+        names: vec![name.to_owned()],
+        layers: Vec::new(),
         bytes: 0,
         files: 0,
         notes: Vec::new(),

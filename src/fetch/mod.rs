@@ -4,7 +4,9 @@ mod all;
 mod data;
 mod error;
 mod file;
+mod find;
 mod image;
+mod local;
 mod resolve;
 mod there;
 
@@ -12,6 +14,8 @@ pub use all::all;
 pub use data::data;
 pub use error::FetchError;
 pub use file::{Format, image_to};
+pub use find::{Found, find};
 pub use image::{PullError, image};
+pub use local::{FileError, FileFacts, Local, file_facts};
 pub use resolve::{image_source, resolve};
 pub use there::is_there;

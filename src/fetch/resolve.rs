@@ -2,11 +2,11 @@
 
 use indexmap::IndexMap;
 
-use super::FetchError;
+use super::{FetchError, PullError, find};
 use crate::data::{files, identity, place};
 use crate::lock::{Lock, LockedData, LockedImage};
 use crate::oci::{Platform, Source};
-use crate::registry::{self, RegistryError, Session};
+use crate::registry::{RegistryError, Session};
 use crate::workflow::{Image, Workflow};
 
 /// What every image and data set of a workflow is, and where it lies or will lie. Fetches manifests at most; in an
@@ -15,11 +15,11 @@ pub async fn resolve(session: &Session<'_>, workflow: &Workflow) -> Result<Lock,
     let mut images = IndexMap::new();
     for (name, image) in &workflow.images {
         let (source, platform) = image_source(name, image)?;
-        let digest = match registry::resolve(session, &source, &platform).await {
-            Ok(resolved) => Some(resolved.digest),
-            Err(RegistryError::Offline { .. }) => None,
+        let digest = match find(session, &source, &platform).await {
+            Ok(found) => Some(found.digest().clone()),
+            Err(error) if is_offline(&error) => None,
             Err(source) => {
-                return Err(FetchError::Image {
+                return Err(FetchError::Pull {
                     name: name.clone(),
                     source: Box::new(source),
                 });
@@ -42,6 +42,10 @@ pub async fn resolve(session: &Session<'_>, workflow: &Workflow) -> Result<Lock,
     });
     let data = data.collect();
     Ok(Lock { images, data })
+}
+
+fn is_offline(error: &PullError) -> bool {
+    matches!(error, PullError::Registry { source, .. } if matches!(**source, RegistryError::Offline { .. }))
 }
 
 /// What a workflow's image names, typed: its source, and the platform or this host's.

@@ -19,7 +19,14 @@ pub enum Source {
         file: PathBuf,
         tag: Option<String>,
     },
+    /// `oras://REFERENCE`: a SIF file kept in a registry.
+    Artifact(Reference),
+    /// A SIF or SquashFS file, or a root folder: a path with a slash, or a name that ends as such files do.
+    Path(PathBuf),
 }
+
+/// How files that are images are called.
+const ENDINGS: [&str; 4] = [".sif", ".sqfs", ".squashfs", ".sqsh"];
 
 /// Who writes such archives. What is in one, its members say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +67,8 @@ impl Source {
                 file: base.join(file),
                 tag,
             },
-            registry => registry,
+            Source::Path(path) => Source::Path(base.join(path)),
+            registry @ (Source::Registry(_) | Source::Artifact(_)) => registry,
         }
     }
 }
@@ -71,6 +79,9 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(reference) = text.strip_prefix("docker://") {
             return Ok(Source::Registry(reference.parse()?));
+        }
+        if let Some(reference) = text.strip_prefix("oras://") {
+            return Ok(Source::Artifact(reference.parse()?));
         }
         if let Some(rest) = text.strip_prefix("oci:") {
             let (dir, tag) = path_and_tag(text, rest)?;
@@ -92,6 +103,11 @@ impl FromStr for Source {
                 file: file.into(),
                 tag: tag.filter(|tag| !tag.is_empty()).map(str::to_owned),
             });
+        }
+        let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start)) || matches!(text, "." | "..");
+        let is_file = !text.contains(':') && ENDINGS.iter().any(|ending| text.ends_with(ending));
+        if is_path || is_file {
+            return Ok(Source::Path(text.into()));
         }
         match unsupported(text) {
             Some((scheme, hint)) => Err(SourceError::Unsupported {
@@ -119,26 +135,23 @@ fn path_and_tag(text: &str, rest: &str) -> Result<(PathBuf, Option<String>), Sou
 /// Names that other programs read, and what to do with them here.
 fn unsupported(text: &str) -> Option<(String, &'static str)> {
     const COPY: &str = "copy it to an OCI layout (`skopeo copy SOURCE oci:FOLDER:TAG`) and name that: oci:FOLDER:TAG";
-    const SIF: &str = "name the registry that the image was built from: docker://HOST/NAME:TAG";
     let hint = match text.split_once(':').map_or(text, |(scheme, _)| scheme) {
         "shub" => {
             "Singularity Hub is gone; its images live on as read-only SIF files at datasets.datalad.org. Name a registry: docker://HOST/NAME:TAG"
         }
-        "library" => "a Sylabs library serves SIF files only. Name the registry that the image was built from: docker://HOST/NAME:TAG",
-        "oras" => {
-            "fetch the SIF file (`dvrun pull oras://HOST/NAME:TAG -o FILE.sif`), or name the registry that the image was built from: docker://HOST/NAME:TAG"
+        "library" => {
+            "a Sylabs library serves SIF files: fetch it with `apptainer pull FILE.sif library://…` and name FILE.sif, or name the registry \
+             that the image was built from: docker://HOST/NAME:TAG"
         }
         "docker-daemon" | "containers-storage" | "dir" | "ostree" => COPY,
         "http" | "https" if text.contains("://") => "write docker://HOST/NAME:TAG",
-        _ if text.contains("://") => "write docker://HOST/NAME:TAG, or oci:FOLDER:TAG",
-        _ if text.ends_with(".sif") => SIF,
-        _ if text.starts_with(['/', '.', '~']) => "an OCI layout is named oci:FOLDER:TAG",
+        _ if text.contains("://") => "write docker://HOST/NAME:TAG, oras://HOST/NAME:TAG, or oci:FOLDER:TAG",
+        _ if text.starts_with('~') => "write the whole path: `~` is the shell's",
         _ => return None,
     };
     let scheme = match text.split_once(':') {
         Some((scheme, rest)) if rest.starts_with("//") => format!("{scheme}://"),
         Some((scheme, _)) if !scheme.contains(['/', '.']) => format!("{scheme}:"),
-        _ if text.ends_with(".sif") => "a SIF file".to_owned(),
         _ => "a path".to_owned(),
     };
     Some((scheme, hint))
@@ -148,6 +161,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Registry(reference) => write!(f, "docker://{reference}"),
+            Source::Artifact(reference) => write!(f, "oras://{reference}"),
+            Source::Path(path) => write!(f, "{}", path.display()),
             Source::Layout { dir, tag: Some(tag) } => write!(f, "oci:{}:{tag}", dir.display()),
             Source::Layout { dir, tag: None } => write!(f, "oci:{}", dir.display()),
             Source::Archive { kind, file, tag } => {
@@ -180,29 +195,30 @@ mod tests {
             ("oci-archive:/x.tar:1", "oci-archive:/x.tar:1"),
             ("docker-archive:/x.tar:lab/x:1", "docker-archive:/x.tar:lab/x:1"),
             ("docker-archive:/x.tar", "docker-archive:/x.tar"),
+            ("oras://ghcr.io/lab/x-sif:1", "oras://ghcr.io/lab/x-sif:1"),
+            ("/images/x.sif", "/images/x.sif"),
+            ("x.sif", "x.sif"),
+            ("lab/x.sqfs", "lab/x.sqfs"),
+            ("./rootfs", "./rootfs"),
+            ("..", ".."),
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), whole);
         }
         let relative = "oci:images/x:1".parse::<Source>().unwrap().absolute(Path::new("/flow"));
         assert_eq!(relative.to_string(), "oci:/flow/images/x:1");
+        let relative = "x.sif".parse::<Source>().unwrap().absolute(Path::new("/flow"));
+        assert_eq!(relative.to_string(), "/flow/x.sif");
     }
 
     #[test]
     fn what_cannot_be_read_says_what_to_do() {
-        for text in [
-            "shub://a/b",
-            "library://a/b/c",
-            "oras://h/x:1",
-            "x.sif",
-            "./rootfs",
-            "https://h/a",
-            "s3://b/k",
-        ] {
+        for text in ["shub://a/b", "library://a/b/c", "~/rootfs", "https://h/a", "s3://b/k"] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, SourceError::Unsupported { .. }), "{text}");
             assert!(error.hint().is_some_and(|hint| hint.contains(":")), "{text}");
         }
         assert!(matches!("oci:".parse::<Source>(), Err(SourceError::NoFolder(_))));
+        assert!(matches!("oras://A/b//c".parse::<Source>(), Err(SourceError::Reference(_))));
         assert!(matches!("docker://A/b//c".parse::<Source>(), Err(SourceError::Reference(_))));
     }
 }

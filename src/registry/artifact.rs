@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::layout::MANIFEST;
 use super::push::{LocalBlob, push};
-use super::remote::Expect;
 use super::{RegistryError, Session};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Source};
 
@@ -17,24 +16,59 @@ const SIF_CONFIG: &str = "application/vnd.sylabs.sif.config.v1+json";
 /// There is nothing to configure.
 const CONFIG: &[u8] = b"{}";
 
-/// Brings the SIF file of an artifact into the store; its path there, not to be changed, and its digest.
+/// A SIF file in a registry, and which one it is now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedSif {
+    pub reference: Reference,
+    /// Of the manifest.
+    pub digest: Digest,
+    /// The manifest as it was sent: these bytes hash to `digest`.
+    pub manifest: Vec<u8>,
+    /// The file.
+    pub sif: Descriptor,
+}
+
+/// Finds the SIF file that a reference names. It is not touched.
 ///
 /// # Errors
 /// [`RegistryError::NoArtifact`] where the reference names something else, an image say.
-pub async fn pull_sif(session: &Session<'_>, reference: &Reference) -> Result<(PathBuf, Digest), RegistryError> {
-    let expect = reference.digest().map_or(Expect::Anything, Expect::Digest);
-    let (_, bytes) = session.remote_manifest(reference, &reference.to_ask(), expect).await?;
-    let name = || format!("oras://{reference}");
-    let manifest = Manifest::parse(&bytes).map_err(|source| RegistryError::Manifest { image: name(), source })?;
-    let sif: Option<Descriptor> = match manifest {
+pub async fn resolve_sif(session: &Session<'_>, reference: &Reference) -> Result<ResolvedSif, RegistryError> {
+    let source = Source::Artifact(reference.clone());
+    let (digest, bytes) = session.root(&source, reference).await?;
+    let parsed = Manifest::parse(&bytes).map_err(|error| RegistryError::Manifest {
+        image: source.to_string(),
+        source: error,
+    })?;
+    let sif = match parsed {
         Manifest::Image(image) => image.layers.into_iter().find(|layer| layer.media_type == SIF_LAYER),
         Manifest::Index(_) | Manifest::Schema1(_) => None,
     };
     let Some(sif) = sif else {
-        return Err(RegistryError::NoArtifact { image: name() });
+        return Err(RegistryError::NoArtifact { image: source.to_string() });
     };
-    let path = session.blob(&Source::Registry(reference.clone()), &sif).await?;
-    Ok((path, sif.digest))
+    Ok(ResolvedSif {
+        reference: reference.clone(),
+        digest,
+        manifest: bytes,
+        sif,
+    })
+}
+
+/// Brings the file into the store; its path there, not to be changed.
+///
+/// # Errors
+/// What the registry and the disk say.
+pub async fn pull_sif(session: &Session<'_>, resolved: &ResolvedSif) -> Result<PathBuf, RegistryError> {
+    session.blob(&Source::Artifact(resolved.reference.clone()), &resolved.sif).await
+}
+
+/// The beginning of the file, at most `length` bytes, unverified: enough to see what it is. `None` where the server gives the
+/// whole or nothing.
+///
+/// # Errors
+/// What the registry says.
+pub async fn sif_head(session: &Session<'_>, resolved: &ResolvedSif, length: u64) -> Result<Option<Vec<u8>>, RegistryError> {
+    session.blob_head(&resolved.reference, &resolved.sif, length).await
 }
 
 /// Puts the SIF file at `path`, of `size` bytes and with this digest, into a registry. Gives the manifest's digest.

@@ -21,10 +21,13 @@ impl Session<'_> {
                 self.stored(blob, async |partial| self.extract(source, file, blob, partial).await)
                     .await
             }
-            Source::Registry(_) if self.tags == TagPolicy::Offline && self.store.find_blob(&blob.digest).is_none() => {
+            Source::Path(_) => Err(RegistryError::NoLayers { image: source.to_string() }),
+            Source::Registry(_) | Source::Artifact(_)
+                if self.tags == TagPolicy::Offline && self.store.find_blob(&blob.digest).is_none() =>
+            {
                 Err(RegistryError::Offline { image: source.to_string() })
             }
-            Source::Registry(reference) => {
+            Source::Registry(reference) | Source::Artifact(reference) => {
                 self.stored(blob, async |partial| self.remote_blob(reference, blob, partial).await)
                     .await
             }

@@ -50,6 +50,8 @@ pub enum RegistryError {
     NoUpload { image: String, host: String },
     #[error("{image} is not a SIF file kept in a registry")]
     NoArtifact { image: String },
+    #[error("{image} is a file or a folder, not an image of layers")]
+    NoLayers { image: String },
     #[error("`{text}` is not the name of a registry")]
     NoRegistry { text: String },
     #[error("{image} does not exist: the repository has other tags, {}", list(near))]
@@ -198,6 +200,7 @@ impl RegistryError {
             RegistryError::NoPlatform { .. } | RegistryError::WrongPlatform { .. } => "choose one with `platform:`, or use another image",
             RegistryError::NoSuchTag { .. } => "check the tag",
             RegistryError::NoArtifact { .. } => "an image of layers is named docker://HOST/NAME:TAG",
+            RegistryError::NoLayers { .. } => "SIF files are pushed to oras://HOST/NAME:TAG; layers come from docker://, oci: and archives",
             RegistryError::NoRegistry { .. } => "a registry is named by its host, as in ghcr.io or 127.0.0.1:5000",
             RegistryError::WhichTag { .. } => "name one after a colon, as in oci:FOLDER:TAG",
             RegistryError::Compressed { .. } => "decompress it first (gunzip, unzstd)",

@@ -24,7 +24,7 @@ mod session;
 mod tags;
 mod write_layout;
 
-pub use artifact::{SIF_LAYER, pull_sif, push_sif};
+pub use artifact::{ResolvedSif, SIF_LAYER, pull_sif, push_sif, resolve_sif, sif_head};
 pub use credentials::{Credential, Credentials};
 pub use error::{ApiError, RegistryError};
 pub use keep::{Kept, keep, remove};

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
-use reqwest::{Method, Url};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue, RANGE};
+use reqwest::{Method, StatusCode, Url};
 
 use super::auth::{Authorization, Subject};
 use super::endpoint::Endpoint;
 use super::{RegistryError, Session};
-use crate::net::{Answer, Content, Download, Event, Request};
+use crate::net::{Answer, Content, Download, Event, NetError, Request};
 use crate::oci::{self, Descriptor, Digest, Hasher, MANIFEST_MAX, Reference};
 
 /// Whether a body is only hashed, or must have a certain sum.
@@ -89,6 +89,26 @@ impl Session<'_> {
                 image: image(),
                 digest: digest.clone(),
             })
+        })
+        .await
+    }
+
+    /// At most the first `length` bytes of a blob, unverified; `None` where the server gives the whole or nothing.
+    pub(super) async fn blob_head(&self, reference: &Reference, blob: &Descriptor, length: u64) -> Result<Option<Vec<u8>>, RegistryError> {
+        let endpoints = self.endpoints(reference).await?;
+        let length = length.min(blob.size).max(1);
+        let range = HeaderValue::from_str(&format!("bytes=0-{}", length - 1)).expect("digits are a header value");
+        self.first_of(&endpoints, async |endpoint| {
+            let url = endpoint.blob(reference.repository(), &blob.digest.to_string())?;
+            let request = Request::get(url).header(RANGE, range.clone());
+            let what = || format!("the beginning of the blob {}", blob.digest);
+            let subject = Subject::Repository(reference);
+            match self.authorized(endpoint, subject, &request, length, what).await {
+                Ok(answer) if answer.status == StatusCode::PARTIAL_CONTENT || blob.size <= length => Ok(Some(answer.body.to_vec())),
+                Ok(_) => Ok(None),
+                Err(RegistryError::Net { source, .. }) if matches!(*source, NetError::TooLong { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
         })
         .await
     }

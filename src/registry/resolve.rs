@@ -33,6 +33,9 @@ pub struct Resolved {
 }
 
 /// Finds the manifest for `platform`. No layer is touched.
+///
+/// # Errors
+/// What registry and disk say; [`RegistryError::NoLayers`] for sources that are files or folders already.
 pub async fn resolve(session: &Session<'_>, source: &Source, platform: &Platform) -> Result<Resolved, RegistryError> {
     let (digest, manifest, image) = match source {
         Source::Layout { dir, tag } => {
@@ -54,6 +57,7 @@ pub async fn resolve(session: &Session<'_>, source: &Source, platform: &Platform
                 Manifest::Index(index) => session.choose(source, index, platform).await?,
             }
         }
+        Source::Artifact(_) | Source::Path(_) => return Err(RegistryError::NoLayers { image: source.to_string() }),
     };
     Ok(Resolved {
         source: source.clone(),
@@ -103,7 +107,7 @@ pub async fn config(session: &Session<'_>, resolved: &Resolved) -> Result<ImageC
 
 impl Session<'_> {
     /// What the reference itself names: an image's manifest or an index.
-    async fn root(&self, source: &Source, reference: &Reference) -> Result<(Digest, Vec<u8>), RegistryError> {
+    pub(super) async fn root(&self, source: &Source, reference: &Reference) -> Result<(Digest, Vec<u8>), RegistryError> {
         let name = reference.to_string();
         let known = match (reference.digest(), self.tags) {
             (Some(digest), _) => Some(digest.clone()),
@@ -123,7 +127,7 @@ impl Session<'_> {
         }
         let asked = self.remote_manifest(reference, &reference.to_ask(), Expect::Anything).await;
         let (digest, bytes) = match asked {
-            Err(error @ RegistryError::Refused { status: 404, .. }) => return Err(self.no_such_tag(reference, error).await),
+            Err(error @ RegistryError::Refused { status: 404, .. }) => return Err(self.no_such_tag(source, reference, error).await),
             asked => asked?,
         };
         self.store.write_blob(&digest, &bytes)?;
@@ -136,10 +140,10 @@ impl Session<'_> {
     }
 
     /// With the tags that there are, if the registry tells.
-    async fn no_such_tag(&self, reference: &Reference, error: RegistryError) -> RegistryError {
+    async fn no_such_tag(&self, source: &Source, reference: &Reference, error: RegistryError) -> RegistryError {
         match tags(self, reference).await {
             Ok(tags) if !tags.is_empty() => RegistryError::NoSuchTag {
-                image: format!("docker://{reference}"),
+                image: source.to_string(),
                 near: near(&reference.to_ask(), tags),
                 source: Box::new(error),
             },
@@ -231,7 +235,8 @@ impl Session<'_> {
                 let archive = self.archive(file).await?;
                 archive.small_blob(digest, MANIFEST_MAX)?.ok_or_else(missing)
             }
-            Source::Registry(reference) => {
+            Source::Path(_) => Err(missing()),
+            Source::Registry(reference) | Source::Artifact(reference) => {
                 if let Some(bytes) = self.store.read_blob(digest, MANIFEST_MAX)? {
                     return Ok(bytes);
                 }

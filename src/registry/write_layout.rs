@@ -30,7 +30,7 @@ fn write(resolved: &Resolved, pulled: &Pulled, config: &Path, dir: &Path) -> io:
     // The store's blobs never change, so that the layout may share them. Another's layout is another's.
     let place = match resolved.source {
         Source::Layout { .. } => copy,
-        Source::Registry(_) | Source::Archive { .. } => share,
+        _ => share,
     };
     for (path, layer) in pulled.layers.iter().zip(&resolved.layers) {
         place(path, &blob(dir, &layer.digest)?)?;
@@ -97,7 +97,8 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn tag(source: &Source) -> Option<&str> {
     match source {
-        Source::Registry(reference) => reference.tag(),
+        Source::Registry(reference) | Source::Artifact(reference) => reference.tag(),
+        Source::Path(_) => None,
         Source::Layout { tag, .. } => tag.as_deref(),
         // Of a saved image's whole name (`lab/x:1`) what comes last.
         Source::Archive { tag, .. } => tag.as_deref().and_then(|tag| tag.rsplit(':').next()),

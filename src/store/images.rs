@@ -1,7 +1,9 @@
-//! Converted images: found by manifest digest, published whole or not at all.
+//! Images that can be run: found by digest, published whole or not at all. Most are converted and lie here; a SIF file, and a
+//! root folder of the user's, are used as they are.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,26 +11,89 @@ use serde::{Deserialize, Serialize};
 use super::{Scratch, Store, StoreError, remove_tree};
 use crate::oci::{Digest, ImageConfig};
 
-/// `image.json`: what is known of a converted image.
+/// `image.json`: what is known of an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// Of the manifest for the platform, and of the configuration blob.
+    /// Of the manifest for the platform; of the file's bytes, or of a folder's inventory, where the image is one of the user's.
     pub manifest: Digest,
+    /// Of the configuration blob; of the file where that holds it.
     pub config_digest: Digest,
     pub config: ImageConfig,
+    /// Where the root file system is.
+    #[serde(default)]
+    pub root: Place,
     /// The sources that it was pulled as, oldest first.
     pub names: Vec<String>,
     /// Lowest first.
     pub layers: Vec<StoredLayer>,
-    /// Bytes of file content in `rootfs/`.
+    /// Bytes of file content in a folder; of the whole file where the image is one.
     pub bytes: u64,
-    /// Files, folders and links in `rootfs/`.
+    /// Files, folders and links in the image.
     pub files: u64,
     /// What the conversion had to leave out, a sentence each.
     pub notes: Vec<String>,
     /// When it was converted, in Unix milliseconds, and by which version of dvrun.
     pub created: i64,
     pub version: String,
+}
+
+/// Where an image's root file system is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// `rootfs/` beside `image.json`.
+    #[default]
+    Unpacked,
+    /// A SquashFS at byte `offset` of a file: of `image.sif` beside `image.json`, or of one of the user's by its absolute path.
+    File { path: PathBuf, offset: u64, stamp: Stamp },
+    /// A folder of the user's.
+    Folder { path: PathBuf },
+}
+
+/// What tells that a file is still the one that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// In bytes.
+    pub size: u64,
+    /// When it was changed last, in nanoseconds since 1970.
+    pub changed: i64,
+}
+
+impl Stamp {
+    pub fn of(meta: &fs::Metadata) -> Stamp {
+        Stamp {
+            size: meta.size(),
+            changed: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
+        }
+    }
+}
+
+/// What a container's root is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredRoot {
+    Folder(PathBuf),
+    /// A SquashFS that begins at byte `offset` of `file`.
+    Squashfs {
+        file: PathBuf,
+        offset: u64,
+    },
+}
+
+impl StoredRoot {
+    /// The folder, or the file.
+    pub fn path(&self) -> &Path {
+        match self {
+            StoredRoot::Folder(path) | StoredRoot::Squashfs { file: path, .. } => path,
+        }
+    }
+
+    /// The folder, where it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            StoredRoot::Folder(path) => Some(path),
+            StoredRoot::Squashfs { .. } => None,
+        }
+    }
 }
 
 /// A layer's descriptor, as the manifest has it.
@@ -44,14 +109,31 @@ pub struct StoredLayer {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredImage {
     pub digest: Digest,
-    /// The folder with `rootfs/` and `image.json`.
+    /// The folder with `image.json`.
     pub path: PathBuf,
     pub info: ImageInfo,
 }
 
 impl StoredImage {
-    pub fn rootfs(&self) -> PathBuf {
-        self.path.join(ROOTFS)
+    /// What it is run from.
+    pub fn root(&self) -> StoredRoot {
+        match &self.info.root {
+            Place::Unpacked => StoredRoot::Folder(self.path.join(ROOTFS)),
+            Place::Folder { path } => StoredRoot::Folder(path.clone()),
+            Place::File { path, offset, .. } => StoredRoot::Squashfs {
+                file: self.path.join(path),
+                offset: *offset,
+            },
+        }
+    }
+
+    /// Whether that is there, a file of the user's as it was looked at.
+    fn is_whole(&self) -> bool {
+        let root = self.root();
+        match &self.info.root {
+            Place::Unpacked | Place::Folder { .. } => root.path().is_dir(),
+            Place::File { stamp, .. } => fs::metadata(root.path()).is_ok_and(|meta| meta.is_file() && Stamp::of(&meta) == *stamp),
+        }
     }
 
     /// The image in the folder `path` of a store, if it is there and whole.
@@ -69,7 +151,7 @@ impl StoredImage {
             path,
             info,
         });
-        Ok(image.filter(|image| image.rootfs().is_dir()))
+        Ok(image.filter(StoredImage::is_whole))
     }
 }
 
@@ -82,6 +164,8 @@ pub struct ImageDraft {
 }
 
 const ROOTFS: &str = "rootfs";
+/// The file of [`Place::File`] that lies in the store.
+const SIF: &str = "image.sif";
 const INFO: &str = "image.json";
 
 impl Store {
@@ -173,6 +257,26 @@ impl ImageDraft {
         self.folder.join(ROOTFS)
     }
 
+    /// Puts a second name of `blob`, or a copy where the file system has no such thing, beside the `image.json` to be.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn link_sif(&self, blob: &Path, offset: u64) -> Result<Place, StoreError> {
+        let to = self.folder.join(SIF);
+        match fs::hard_link(blob, &to) {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                return Err(StoreError::at("create", &to)(error));
+            }
+            Err(_) => {
+                fs::copy(blob, &to).map_err(StoreError::at("write", &to))?;
+            }
+        }
+        let meta = fs::metadata(&to).map_err(StoreError::at("look at", &to))?;
+        let (path, stamp) = (SIF.into(), Stamp::of(&meta));
+        Ok(Place::File { path, offset, stamp })
+    }
+
     /// A folder for files that are needed meanwhile; on the same file system as the image.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
@@ -183,9 +287,8 @@ impl ImageDraft {
     /// # Errors
     /// What the file system says; then nothing appears.
     pub fn publish(self, info: ImageInfo) -> Result<StoredImage, StoreError> {
-        let rootfs = self.rootfs();
-        let on_disk = File::open(&rootfs).and_then(|folder| Ok(nix::unistd::syncfs(folder)?));
-        on_disk.map_err(StoreError::at("write to disk", &rootfs))?;
+        let on_disk = File::open(&self.folder).and_then(|folder| Ok(nix::unistd::syncfs(folder)?));
+        on_disk.map_err(StoreError::at("write to disk", &self.folder))?;
         write_info(&self.folder, &info)?;
         let path = self.store.image(&info.manifest);
         let images = self.store.root().join("images");
@@ -237,6 +340,7 @@ mod tests {
             manifest: manifest.clone(),
             config_digest: Digest::sha256(b"config"),
             config: ImageConfig::default(),
+            root: Place::Unpacked,
             names: vec!["docker://a".into()],
             layers: Vec::new(),
             bytes: 1,
@@ -265,7 +369,7 @@ mod tests {
         let image = draft.publish(info(&manifest)).unwrap();
         let mut found = store.find_image(&manifest).unwrap().expect("published");
         assert_eq!(found, image);
-        assert_eq!(fs::read(found.rootfs().join("file")).unwrap(), b"x");
+        assert_eq!(fs::read(found.root().path().join("file")).unwrap(), b"x");
         store.name_image(&mut found, "docker://b").unwrap();
         store.name_image(&mut found, "docker://a").unwrap();
         assert_eq!(store.images().unwrap()[0].info.names, ["docker://a", "docker://b"]);
@@ -273,6 +377,51 @@ mod tests {
         assert!(store.remove_image(&manifest).unwrap());
         assert!(!store.remove_image(&manifest).unwrap());
         assert!(store.images().unwrap().is_empty() && !image.path.exists());
+    }
+
+    #[test]
+    fn a_file_is_an_image_as_long_as_it_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(&dir.path().join("cache"));
+        let theirs = dir.path().join("x.sif");
+        fs::write(&theirs, "sif").unwrap();
+        let place = Place::File {
+            path: theirs.clone(),
+            offset: 1,
+            stamp: Stamp::of(&fs::metadata(&theirs).unwrap()),
+        };
+        let digest = Digest::sha256(b"sif");
+        let keep = |root: Place| {
+            let draft = store.draft_image().unwrap();
+            draft.publish(ImageInfo { root, ..info(&digest) }).unwrap()
+        };
+        let root = StoredRoot::Squashfs {
+            file: theirs.clone(),
+            offset: 1,
+        };
+        assert_eq!(keep(place).root(), root);
+        assert!(store.find_image(&digest).unwrap().is_some());
+        fs::write(&theirs, "sif!").unwrap();
+        assert_eq!(store.find_image(&digest).unwrap(), None, "another file by now");
+
+        let blob = store.write_blob(&digest, b"sif").unwrap();
+        let draft = store.draft_image().unwrap();
+        let root = draft.link_sif(&blob, 7).unwrap();
+        let image = draft.publish(ImageInfo { root, ..info(&digest) }).unwrap();
+        fs::remove_file(blob).unwrap();
+        let StoredRoot::Squashfs { file, offset: 7 } = image.root() else {
+            panic!("{:?}", image.root())
+        };
+        assert_eq!(fs::read(file).unwrap(), b"sif");
+        assert_eq!(store.find_image(&digest).unwrap(), Some(image));
+        fs::remove_file(theirs).unwrap();
+
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let image = keep(Place::Folder { path: folder.clone() });
+        assert_eq!(image.root(), StoredRoot::Folder(folder.clone()));
+        fs::remove_dir(folder).unwrap();
+        assert_eq!(store.find_image(&digest).unwrap(), None);
     }
 
     #[test]

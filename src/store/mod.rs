@@ -3,8 +3,9 @@
 //! ```text
 //! v1/                              the layout's version: another layout is another folder
 //! ├── blobs/sha256/ab/abcd…        verified bytes: manifests, configs, layers, data files (mode 0444)
-//! ├── images/sha256-abcd…/         one converted image, named by its manifest's digest
-//! │   ├── rootfs/
+//! ├── images/sha256-abcd…/         one image, named by its manifest's digest (a SIF file on disk: by its own)
+//! │   ├── rootfs/                  unpacked layers; or `image.sif`, a second name of a blob; or neither, where the
+//! │   │                            image is a file or folder of the user's that is used where it lies
 //! │   └── image.json               source, config: written last, so that it marks a whole image
 //! ├── data/sha256-abcd…/           one data set, named by its identity: files hard-linked from blobs
 //! ├── tags/                        tag → digest, with the time it was asked
@@ -25,7 +26,7 @@ mod tags;
 
 pub use error::StoreError;
 pub use folder::Store;
-pub use images::{ImageDraft, ImageInfo, StoredImage, StoredLayer};
+pub use images::{ImageDraft, ImageInfo, Place, Stamp, StoredImage, StoredLayer, StoredRoot};
 pub use locks::Guard;
 pub use prune::{Prune, Space};
 pub use remove::remove_tree;

@@ -456,7 +456,7 @@ fn umoci_sees_the_same_in_a_real_image() {
         .arg(format!("{}:genomics", image.display()))
         .arg(&bundle);
     finish(&mut umoci).ok();
-    let ours = on_disk(&stored.rootfs());
+    let ours = on_disk(stored.root().path());
     assert!(ours.len() > 1000, "{}", ours.len());
     let mut theirs = on_disk(&bundle.join("rootfs"));
     // It keeps set-ID bits, which would give the caller's rights away: ours are noted and left out.

@@ -44,7 +44,7 @@ pub async fn fetch_source(store: &Store, source: &str, progress: &(dyn Fn(Event<
     let source = source.parse().expect("it is a source");
     let platform: Platform = "linux/amd64".parse().expect("it is a platform");
     let resolved = resolve(&session, &source, &platform).await.expect("the layout is whole");
-    fetch::image(&session, &resolved, Limits::default()).await
+    fetch::image(&session, &fetch::Found::Layers(resolved), Limits::default()).await
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn an_image_is_converted_into_the_store_once() {
     assert_eq!(*said.lock().unwrap(), [format!("oci:{}:t", dir.display())], "one of them waited");
     assert_same(
         "stored",
-        &on_disk(&first.rootfs()),
+        &on_disk(first.root().path()),
         &expected(&Model::of(&stack()).expect("it has a meaning")),
     );
     assert_eq!((first.info.layers.len(), first.info.files, first.info.bytes), (4, 5, 5));
@@ -155,7 +155,7 @@ fn the_next_one_succeeds(dir: &Path) {
     let stored = runtime.block_on(fetch_image(&store, &image, &dvrun::net::silent)).unwrap();
     assert_same(
         "after a kill",
-        &on_disk(&stored.rootfs()),
+        &on_disk(stored.root().path()),
         &expected(&Model::of(&stack()).expect("it has a meaning")),
     );
     assert_eq!(names_below(&store.scratch()), [""; 0], "what the killed one left is swept");

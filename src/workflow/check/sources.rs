@@ -15,7 +15,7 @@ use super::templates::{self, Declared, Reach};
 use crate::oci::{Digest, Source, SourceError};
 
 const SCHEMES: [&str; 4] = ["https", "http", "file", "gs"];
-const IMAGE_SCHEMES: [&str; 4] = ["docker", "oci", "oci-archive", "docker-archive"];
+const IMAGE_SCHEMES: [&str; 5] = ["docker", "oras", "oci", "oci-archive", "docker-archive"];
 const IMAGE_EXAMPLE: &str = "docker://registry.example.org/lab/tools:1.0";
 
 /// `images`.
@@ -77,16 +77,22 @@ fn image(node: &Node, file: &str, dir: &Path, declared: &Declared<'_>, problems:
 
 fn image_source(node: &Node, file: &str, dir: &Path, declared: &Declared<'_>, problems: &mut Problems) -> Option<String> {
     let source = templates::text(node, "an image", IMAGE_EXAMPLE, file, declared, problems)?;
-    let (scheme, rest) = source.split_once(':').unwrap_or(("", &source));
-    let known = IMAGE_SCHEMES.contains(&scheme) && (scheme != "docker" || source.starts_with("docker://"));
-    let near = nearest(scheme, IMAGE_SCHEMES);
     let parsed: Result<Source, SourceError> = source.parse();
+    if let Ok(Source::Path(_)) = parsed
+        && !source.contains('\0')
+    {
+        return Some(paths::absolute(dir, &source).display().to_string());
+    }
+    let (scheme, rest) = source.split_once(':').unwrap_or(("", &source));
+    let slashes = |name: &str| scheme != name || rest.starts_with("//");
+    let known = IMAGE_SCHEMES.contains(&scheme) && slashes("docker") && slashes("oras");
+    let near = nearest(scheme, IMAGE_SCHEMES);
     if !known && (near.is_some() || !matches!(parsed, Err(SourceError::Unsupported { .. }))) {
         let rest = rest.trim_start_matches("//");
         let hint = match near {
-            Some("docker") => format!("did you mean `docker://{}`?", rest.trim_start_matches('/')),
+            Some(scheme @ ("docker" | "oras")) => format!("did you mean `{scheme}://{}`?", rest.trim_start_matches('/')),
             Some(scheme) => format!("did you mean `{scheme}:{rest}`?"),
-            None => format!("an image is `{IMAGE_EXAMPLE}`, or `oci:FOLDER[:TAG]` on disk"),
+            None => format!("an image is `{IMAGE_EXAMPLE}`, or `./FILE.sif`, `./FOLDER` or `oci:FOLDER[:TAG]` on disk"),
         };
         problems.hint(
             node.span.clone(),
@@ -104,7 +110,7 @@ fn image_source(node: &Node, file: &str, dir: &Path, declared: &Declared<'_>, pr
         return None;
     }
     match parsed {
-        Ok(Source::Registry(_)) => Some(source),
+        Ok(Source::Registry(_) | Source::Artifact(_)) => Some(source),
         // The tag after a colon is no part of the path, and stays as it is.
         Ok(_) => Some(format!(
             "{scheme}:{}",
