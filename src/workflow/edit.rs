@@ -145,8 +145,7 @@ stages:
   d:
     run: |
       true
-  e: {run: [\"true\"], resources: {}}
-";
+  e: {run: [\"true\"], resources: {}}\n";
 
     fn wanted(stage: &str, fields: &[(&'static str, &str)]) -> Wanted {
         Wanted {
