@@ -4,7 +4,8 @@
 //! decides what may start. One thread a running task waits for it, so that a task dies with the scheduler.
 
 use std::io;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -156,10 +157,12 @@ pub fn run(
                 let command = task(name, next.index, next.attempt, nodes.name(taken));
                 let (pid_sender, pid) = mpsc::channel();
                 let ended_sender = ended_sender.clone();
-                scope.spawn(move || wait_for(command, next, pid_sender, ended_sender));
+                let elsewhere = nodes.name(taken).is_some();
+                let spawn = if elsewhere { spawn_step } else { spawn_host };
+                scope.spawn(move || wait_for(command, spawn, next, pid_sender, ended_sender));
                 running.push(Running {
                     task: next,
-                    elsewhere: nodes.name(taken).is_some(),
+                    elsewhere,
                     taken,
                     pid: pid.recv().ok().flatten(),
                 });
@@ -275,9 +278,16 @@ fn send(running: &[Running], signal: Signal) {
     }
 }
 
+type Spawn = fn(&mut Command) -> io::Result<Child>;
+
+/// An `srun` must not die with this process: it tells the task behind it that its standard input has ended, and then ends.
+fn spawn_step(command: &mut Command) -> io::Result<Child> {
+    command.process_group(0).spawn()
+}
+
 /// Runs on a thread of its own for as long as the task does.
-fn wait_for(mut command: Command, task: Ready, pid: Sender<Option<Pid>>, ended: Sender<(Ready, io::Result<()>)>) {
-    let result = match spawn_host(&mut command) {
+fn wait_for(mut command: Command, spawn: Spawn, task: Ready, pid: Sender<Option<Pid>>, ended: Sender<(Ready, io::Result<()>)>) {
+    let result = match spawn(&mut command) {
         Ok(mut child) => {
             pid.send(Some(Pid::from_raw(child.id() as i32))).unwrap_or_default();
             child.wait().map(|_| ())

@@ -25,7 +25,7 @@ pub fn hostnames(slurm: &Slurm, list: &OsStr) -> Result<Vec<String>, CallError> 
 /// what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
 /// the same ones for each step; without `--overlap` a step waits for the shell that this program was started from.
 ///
-/// A step outlives an `srun` that is killed, but sees the end of its standard input then.
+/// A step outlives an `srun` that is killed; it sees the end of standard input as long as `srun` is there to tell it.
 pub fn step(slurm: &Slurm, job: &str, node: &str) -> Command {
     let mut command = Command::new("srun");
     // Without the variables that describe the job as a whole: as options of a step they contradict these.
