@@ -113,8 +113,10 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-/// Runs what the plan says is to do. `task` makes the command of one task, given stage, index, attempt and the node (`None`:
-/// this machine); `stop` may be sent to at any time.
+/// Makes the command of one task, given stage, index, attempt and the node (`None`: this machine).
+pub type MakeTask<'a> = dyn Fn(&StageName, u32, u32, Option<&str>) -> Command + Sync + 'a;
+
+/// Runs what the plan says is to do; `task` makes the tasks' commands, and `stop` may be sent to at any time.
 ///
 /// # Errors
 /// A stage that can never fit on any of `nodes` (found before anything starts), or a run folder that cannot be written.
@@ -123,7 +125,7 @@ pub fn run(
     run: &RunDir,
     plan: &Plan,
     nodes: &Nodes,
-    task: &(dyn Fn(&StageName, u32, u32, Option<&str>) -> Command + Sync),
+    task: &MakeTask<'_>,
     stop: &Receiver<Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, LocalError> {
