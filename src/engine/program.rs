@@ -256,6 +256,7 @@ fn group_of(argv: &[String], env: &[(String, String)], cwd: &Path, supervision: 
         stdin: None,
         stdout: &output.stdout,
         stderr: &output.stderr,
+        outlives: false,
     });
     let running = running.map_err(|source| TaskError::Start {
         program: argv[0].clone(),
@@ -316,7 +317,8 @@ pub(super) fn by_srun(
     Ok((end, told.iter().map(|report| report.kills).sum()))
 }
 
-/// Runs the command of a task in a process apart; what it complains of goes where this program's complaints go.
+/// Runs the command of a task in a process apart; what it complains of goes where this program's complaints go. One with a
+/// standard input learns from its end that this process is gone, and passes that on.
 pub(super) fn apart(call: &Call, cwd: &Path, stdin: Option<&File>, watch: &Watch) -> Result<Cause, TaskError> {
     let stderr = io::stderr()
         .as_fd()
@@ -330,6 +332,7 @@ pub(super) fn apart(call: &Call, cwd: &Path, stdin: Option<&File>, watch: &Watch
         stdin,
         stdout: &stderr,
         stderr: &stderr,
+        outlives: stdin.is_some(),
     });
     let running = running.map_err(|source| TaskError::Start {
         program: call.argv.join(" "),

@@ -28,6 +28,8 @@ pub struct HostProgram<'a> {
     pub stdin: Option<&'a File>,
     pub stdout: &'a File,
     pub stderr: &'a File,
+    /// Whether it goes on when the thread that started it ends.
+    pub outlives: bool,
 }
 
 /// A started program. It has to be waited for on the thread that started it.
@@ -62,7 +64,7 @@ pub fn spawn_host(program: &HostProgram) -> io::Result<HostRunning> {
     debug_assert!(streams.iter().all(|&fd| fd > 2));
     let parent = getpid();
     let mut become_it = || -> Errno {
-        match prepare(parent, streams, &cwd) {
+        match prepare(parent, program.outlives, streams, &cwd) {
             Err(errno) => errno,
             Ok(()) => execute(&candidates, &argv, &env),
         }
@@ -122,12 +124,14 @@ fn c_strings(texts: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<CSt
 }
 
 /// In the child, whose memory is the parent's: system calls alone, no allocation.
-fn prepare(parent: Pid, streams: [RawFd; 3], cwd: &CString) -> nix::Result<()> {
+fn prepare(parent: Pid, outlives: bool, streams: [RawFd; 3], cwd: &CString) -> nix::Result<()> {
     sys::default_signals();
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // The parent may have died before the line above.
-    if getppid() != parent {
-        return Err(Errno::ESRCH);
+    if !outlives {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the line above.
+        if getppid() != parent {
+            return Err(Errno::ESRCH);
+        }
     }
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     for (number, fd) in (0..).zip(streams) {

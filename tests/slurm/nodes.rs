@@ -108,7 +108,13 @@ fn told_to_stop_it_ends_the_steps_and_killed_it_takes_them_along() {
         let sandbox = Sandbox::new();
         // They wait for a third that never comes; the allocation outlives the run.
         flow(&sandbox, 2, 3);
-        let stay = ["--quiet", "sh", "-c", "\"$@\"; while [ ! -e over ]; do sleep 0.2; done", "sh"];
+        let stay = [
+            "--quiet",
+            "sh",
+            "-c",
+            "\"$@\"; while [ -e flow.yaml ] && [ ! -e over ]; do sleep 0.2; done",
+            "sh",
+        ];
         let mut running = Running::start(&mut allocated(&sandbox, "salloc", &stay));
         let started = |index: u32| sandbox.work().join(format!("work/started-{index}")).exists();
         running.reaches("both tasks run", || started(0) && started(1));

@@ -36,8 +36,9 @@ pub struct Step {
     pub lifeline: Arc<Lifeline>,
 }
 
-/// Standard input of steps, which outlive an `srun` that is killed: nothing is ever written, and it ends when this process
-/// does, whatever becomes of it.
+/// Standard input of steps: nothing is ever written, and it ends when this process does, whatever becomes of it. A step
+/// outlives an `srun` that is killed; it sees the end of standard input as long as `srun` is there to tell it, which
+/// therefore outlives this process.
 #[derive(Debug)]
 pub struct Lifeline {
     pub stdin: File,
