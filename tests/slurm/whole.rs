@@ -11,10 +11,9 @@ use dvrun::state::{Event, Journal, RunDir};
 use super::Work;
 use crate::support::finish;
 
-/// Fails where Slurm has a job of this workflow's folder that no journal of its runs holds, or an intent is open. `conf` is
-/// the cluster's, where it is not the tests' common one.
+/// Fails where Slurm has a job of this workflow's folder that no journal of its runs holds, or an intent is open.
 #[track_caller]
-pub fn nothing_unknown(run: &RunDir, conf: Option<&Path>) {
+fn nothing_unknown(run: &RunDir) {
     let dir = run.plan().unwrap().dir;
     let mut known = BTreeSet::new();
     for run in RunDir::list(&dir).unwrap() {
@@ -22,11 +21,9 @@ pub fn nothing_unknown(run: &RunDir, conf: Option<&Path>) {
         assert_eq!(intents(&events), [], "an intent of {} is open", run.id());
         known.extend(jobs(&events).into_iter().map(|job| job.job));
     }
-    let mut squeue = Command::new("squeue");
-    if let Some(conf) = conf {
-        squeue.env("SLURM_CONF", conf);
-    }
-    let shown = finish(squeue.args(["-h", "-t", "all", "-o", "%F|%k|%Z"])).ok().stdout;
+    let shown = finish(Command::new("squeue").args(["-h", "-t", "all", "-o", "%F|%k|%Z"]))
+        .ok()
+        .stdout;
     for line in shown.lines() {
         let mut fields = line.splitn(3, '|');
         let (Some(job), Some(comment), Some(folder)) = (fields.next(), fields.next(), fields.next()) else {
@@ -41,7 +38,7 @@ pub fn nothing_unknown(run: &RunDir, conf: Option<&Path>) {
 /// nobody asked for it again.
 #[track_caller]
 pub fn nothing_twice(work: &Work) {
-    nothing_unknown(&work.run, None);
+    nothing_unknown(&work.run);
     let events = Journal::read(&work.run.journal_path()).unwrap();
     if events.iter().any(|event| matches!(event, Event::Rerun { .. })) {
         return;

@@ -4,7 +4,6 @@
 //! `CI=true` nothing may be absent. `tests/run` brings up all of it.
 
 mod checkout;
-mod cluster;
 pub mod faults;
 mod files;
 pub mod image;
@@ -17,10 +16,9 @@ mod valve;
 mod wait;
 
 pub use checkout::{binary, checkout};
-pub use cluster::Cluster;
 pub use files::FileServer;
 pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
-pub use process::{Finished, Running, dvrun, finish};
+pub use process::{Running, dvrun, finish};
 pub use registry::Registry;
 pub use sandbox::Sandbox;
 pub use valve::Valve;
