@@ -21,6 +21,14 @@ pub(crate) mod format {
     pub const VERSION: &[u8; 3] = b"01\0";
     /// Bytes of the global header.
     pub const HEADER: usize = 128;
+    /// Where the table of descriptors begins, and how many there are, as every tool writes it.
+    pub const DESCRIPTORS: u64 = 4096;
+    pub const COUNT: usize = 48;
+    /// The group that all objects of one image are in.
+    pub const GROUP: u32 = 0xf000_0000 | 1;
+    /// The objects that are found by name.
+    pub const INSPECT: &str = "inspect-metadata.json";
+    pub const OCI_CONFIG: &str = "oci-config.json";
     /// Bytes of a descriptor, and of its last part, which depends on the type.
     pub const DESCRIPTOR: usize = 585;
     pub const EXTRA: usize = 384;
@@ -41,6 +49,23 @@ pub(crate) mod format {
         pub const ENCRYPTED: i32 = 5;
         pub const PRIMARY: i32 = 2;
     }
+
+    /// Of architectures, by the names that an OCI image's configuration uses.
+    pub const ARCHITECTURES: [(&str, &[u8; 2]); 13] = [
+        ("386", b"01"),
+        ("amd64", b"02"),
+        ("arm", b"03"),
+        ("arm64", b"04"),
+        ("ppc64", b"05"),
+        ("ppc64le", b"06"),
+        ("mips", b"07"),
+        ("mipsle", b"08"),
+        ("mips64", b"09"),
+        ("mips64le", b"10"),
+        ("s390x", b"11"),
+        ("riscv64", b"12"),
+        ("loong64", b"13"),
+    ];
 }
 
 use format::{DESCRIPTOR, EXTRA, HEADER, kind, partition};
@@ -200,7 +225,7 @@ impl Sif {
     /// # Errors
     /// As [`Sif::json`]; one that is no such thing.
     pub fn execution(&self, file: &File) -> Result<Execution, SifError> {
-        let name = "oci-config.json";
+        let name = format::OCI_CONFIG;
         match self.json(file, name)? {
             None => Ok(Execution::default()),
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|source| SifError::Json {
@@ -262,22 +287,8 @@ fn text(file: &File, object: &Object) -> Result<Vec<u8>, SifError> {
 }
 
 fn architecture(digits: &[u8]) -> &'static str {
-    match digits {
-        b"01" => "386",
-        b"02" => "amd64",
-        b"03" => "arm",
-        b"04" => "arm64",
-        b"05" => "ppc64",
-        b"06" => "ppc64le",
-        b"07" => "mips",
-        b"08" => "mipsle",
-        b"09" => "mips64",
-        b"10" => "mips64le",
-        b"11" => "s390x",
-        b"12" => "riscv64",
-        b"13" => "loong64",
-        _ => "",
-    }
+    let known = format::ARCHITECTURES.iter().find(|(_, number)| *number == digits);
+    known.map_or("", |(name, _)| name)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

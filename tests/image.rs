@@ -1,5 +1,6 @@
 //! Layers → folders and the store: against a plain model, against umoci, and against archives made to do harm.
 
+mod compressions;
 mod good;
 mod hostile;
 mod model;

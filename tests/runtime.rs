@@ -3,7 +3,7 @@
 mod binds;
 mod care;
 mod confinement;
-mod fixture;
+pub mod fixture;
 mod image_files;
 mod programs;
 mod roots;

@@ -3,6 +3,8 @@
 mod chain;
 mod faults;
 mod here;
+mod nodes;
+mod prepare;
 mod real;
 mod rerun;
 mod retries;
@@ -145,7 +147,7 @@ impl Work {
     }
 
     pub fn submit_as(&self, slurm: &Slurm, profile: &SlurmProfile) -> Result<Submission, SubmitError> {
-        dvrun::engine::slurm::submit(&self.run, &self.plan, profile, slurm, &self.program())
+        dvrun::engine::slurm::submit(&self.run, &self.plan, profile, slurm, &self.program().into())
     }
 }
 

@@ -3,4 +3,4 @@
 mod hostile;
 mod images;
 mod sif;
-mod walk;
+pub mod walk;

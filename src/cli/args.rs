@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::failure::{Failure, Outcome, exit};
 use super::settings::Settings;
 use super::{
-    apps, cancel, efficiency, exec, explain, fetch, hold, image, inspect, login, logout, logs, plan, profile, pull, push, rerun, run, runs,
-    say, shell_help, status, submit, tags, task, validate, wait, whoami, why,
+    apps, cancel, efficiency, exec, explain, fetch, hold, image, inspect, login, logout, logs, plan, preparation, profile, pull, push,
+    rerun, run, runs, say, shell_help, status, submit, tags, task, validate, wait, whoami, why,
 };
 use crate::engine::slurm::Hold;
 
@@ -93,6 +93,8 @@ enum Command {
     Man(shell_help::Man),
     #[command(name = "__task", hide = true)]
     Task(task::Arguments),
+    #[command(name = "__prepare", hide = true)]
+    Prepare(preparation::Arguments),
 }
 
 /// The whole command line. `--config FILE` goes with every command but `inspect`, whose `--config` is the image's.
@@ -174,6 +176,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Completions(arguments) => shell_help::completions(&arguments),
         Command::Man(arguments) => shell_help::man(&arguments),
         Command::Task(arguments) => task::run(&arguments, &settings()?),
+        Command::Prepare(arguments) => preparation::run(&arguments, global, &settings()?),
     }
 }
 

@@ -25,6 +25,7 @@ mod logout;
 mod logs;
 mod machine;
 mod plan;
+mod preparation;
 mod prepare;
 mod profile;
 mod progress;

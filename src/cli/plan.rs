@@ -8,6 +8,7 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::file::Overrides;
+use super::preparation;
 use super::prepare::{self, Selected};
 use super::settings::Settings;
 use super::show;
@@ -27,6 +28,8 @@ pub struct Arguments {
     overrides: Overrides,
     #[command(flatten)]
     selected: Selected,
+    #[command(flatten)]
+    preparation: preparation::Options,
     /// Print the sbatch scripts that `submit` would submit
     #[arg(long)]
     scripts: bool,
@@ -41,7 +44,10 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if let Some(folder) = &arguments.output {
         return by_hand(arguments, folder, global, settings);
     }
-    let prepared = prepare::preview(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    let mut prepared = prepare::preview(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    if arguments.scripts {
+        preparation::leave(&mut prepared, &arguments.selected, &arguments.preparation, settings)?;
+    }
     let plan = &prepared.plan;
     let scripts = if arguments.scripts { scripts(plan, settings)? } else { Vec::new() };
     if global.json {
@@ -73,15 +79,17 @@ fn by_hand(arguments: &Arguments, folder: &Path, global: &Global, settings: &Set
     if let Some((_, status)) = prepare::settle(&dir, settings)?.filter(|(_, status)| prepare::is_active(status)) {
         return Err(prepare::active(&status));
     }
-    let prepared = prepare::plan(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    let (selected, options) = (&arguments.selected, &arguments.preparation);
+    let mut prepared = preparation::plan(&arguments.file, &arguments.overrides, selected, options, global, settings)?;
     if prepared.nothing_to_do() {
         return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
     }
-    prepare::fetch(&prepared, &arguments.selected, global, settings)?;
+    preparation::bring(&mut prepared, selected, options, global, settings)?;
     let run = prepare::create(&prepared, Mode::Slurm, settings)?;
     // Where there is no cluster at hand, as on the machine where scripts are only read.
     let limits = slurm::limits(&settings.slurm()).unwrap_or_default();
-    let written = slurm::by_hand(&run, &prepared.plan, &settings.profile.slurm, &settings.exe, limits, folder)?;
+    let profile = slurm::with_limits(&settings.profile.slurm, &settings.slurm()).unwrap_or_else(|_| settings.profile.slurm.clone());
+    let written = slurm::by_hand(&run, &prepared.plan, &profile, &settings.program, limits, folder)?;
     if global.json {
         println!("{:#}", json!({"run": run.id(), "written": written}));
     } else {
@@ -103,7 +111,7 @@ fn scripts(plan: &Plan, settings: &Settings) -> Result<Vec<Script>, Failure> {
             stage,
             &stage.todo,
             &settings.profile.slurm,
-            &settings.exe,
+            &settings.program,
             Limits::default(),
         )?);
     }

@@ -15,12 +15,12 @@ use super::images::{self, Network};
 use super::settings::Settings;
 use crate::engine::rerun::Reach;
 use crate::engine::slurm;
-use crate::engine::{self, RunState, RunStatus};
+use crate::engine::{self, Provision, RunState, RunStatus};
 use crate::fetch;
 use crate::lock::Lock;
 use crate::plan::{self, Plan, Selection};
 use crate::registry::Session;
-use crate::state::{Mode, RunDir, RunInfo};
+use crate::state::{Mode, Preparation, RunDir, RunInfo};
 use crate::workflow::{StageName, Workflow};
 
 /// Which part of the workflow, and how.
@@ -70,7 +70,7 @@ impl Selected {
         }
     }
 
-    fn network(&self) -> Network {
+    pub fn network(&self) -> Network {
         self.offline.into()
     }
 }
@@ -81,6 +81,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The newest run of this file, which this one carries on.
     pub latest: Option<RunDir>,
+    /// What is left to the run's first job.
+    pub preparation: Option<Preparation>,
 }
 
 impl Prepared {
@@ -118,7 +120,12 @@ pub fn preview(file: &Path, overrides: &Overrides, selected: &Selected, global: 
 fn decide(workflow: Workflow, lock: &Lock, selected: &Selected) -> Result<Prepared, Failure> {
     let (previous, latest) = engine::previous(&workflow.file)?;
     let plan = plan::plan(&workflow, lock, &previous, &selected.selection())?;
-    Ok(Prepared { workflow, plan, latest })
+    Ok(Prepared {
+        workflow,
+        plan,
+        latest,
+        preparation: None,
+    })
 }
 
 fn resolve(workflow: &Workflow, network: Network, global: &Global, settings: &Settings) -> Result<Lock, Failure> {
@@ -135,7 +142,13 @@ pub fn fetch(prepared: &Prepared, selected: &Selected, global: &Global, settings
     with_session(selected.network(), global, settings, async |session| {
         Ok(fetch::all(session, &prepared.workflow, &prepared.plan.lock, &|image| images.contains(&image)).await?)
     })?;
-    match engine::obstacles(&prepared.plan)?.as_slice() {
+    check(&prepared.plan, Provision::There)
+}
+
+/// # Errors
+/// All that keeps what is to run from running, as far as that can be known.
+pub fn check(plan: &Plan, provision: Provision) -> Result<(), Failure> {
+    match engine::obstacles(plan, provision)?.as_slice() {
         [] => Ok(()),
         obstacles => Err(Failure::all(
             exit::USAGE,
@@ -187,7 +200,7 @@ pub fn active(status: &RunStatus) -> Failure {
         .hint("see `dvrun status`; wait until it has ended, or end it with `dvrun cancel`")
 }
 
-fn with_session<T>(
+pub fn with_session<T>(
     network: Network,
     global: &Global,
     settings: &Settings,
@@ -206,6 +219,9 @@ pub fn create(prepared: &Prepared, mode: Mode, settings: &Settings) -> Result<Ru
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let draft = RunDir::draft(&prepared.workflow.dir, &info, &prepared.plan)?;
+    if let Some(preparation) = &prepared.preparation {
+        draft.run().prepare_later(preparation)?;
+    }
     if let Some(latest) = &prepared.latest {
         engine::inherit(latest, draft.run(), &prepared.plan)?;
     }

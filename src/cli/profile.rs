@@ -43,7 +43,7 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
             .iter()
             .map(|finding| match &finding.found {
                 Ok(found) => json!({"what": finding.what, "ok": true, "found": found}),
-                Err(error) => json!({"what": finding.what, "ok": false, "found": error.to_string()}),
+                Err(error) => json!({"what": finding.what, "ok": false, "found": error}),
             })
             .collect();
         println!("{:#}", json!(list));

@@ -30,7 +30,7 @@ pub struct Arguments {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Sif, requires = "output")]
     format: Format,
-    /// Of SIF and SquashFS: zstd[:1-22], gzip[:1-12] (for kernels before 4.14) or none
+    /// Of SIF and SquashFS: zstd[:1-22]; gzip[:1-12] (for kernels before 4.14); xz[:0-9] (small, slow); lz4 (large, fast); none
     #[arg(long, value_name = "NAME[:LEVEL]", default_value = "zstd:3", requires = "output")]
     compression: Compression,
     /// os/architecture[/variant]; this host's otherwise

@@ -9,7 +9,6 @@ use super::prepare::{self, Selected};
 use super::select::{Target, Tasks, find_run};
 use super::settings::Settings;
 use super::{machine, run, show, submit};
-use crate::engine::local;
 use crate::engine::rerun::{self, Changes, Chosen, Reach, Request};
 use crate::engine::slurm::{self, SlurmRerunError};
 use crate::plan::{Plan, TaskSet};
@@ -116,20 +115,21 @@ fn here(newest: &RunDir, plan: &mut Plan, request: &Request, global: &Global, se
     let chosen = rerun::choose(newest, plan, request)?;
     rerun::change(plan, request);
     let narrowed = rerun::narrowed(plan, &chosen);
-    let budget = machine::budget(None);
-    local::fits(&narrowed, budget)?;
+    let nodes = machine::nodes(None, settings)?;
+    nodes.fits(&narrowed)?;
     rerun::reset(newest, plan, &chosen)?;
     tell(plan, &chosen, global);
     outdated(newest, plan, request, global)?;
-    run::drive(newest, &narrowed, budget, global, settings)
+    run::drive(newest, &narrowed, &nodes, global, settings)
 }
 
 fn on_slurm(newest: &RunDir, plan: &mut Plan, request: &Request, global: &Global, settings: &Settings) -> Outcome {
     let slurm = settings.slurm();
-    let done = slurm::rerun(newest, plan, request, &settings.profile.slurm, &slurm, &settings.exe).map_err(|error| match error {
-        SlurmRerunError::Choose(error) => Failure::from(error),
-        error => Failure::from(error),
-    })?;
+    let done =
+        slurm::rerun(newest, plan, request, &submit::profile(settings)?, &slurm, &settings.program).map_err(|error| match error {
+            SlurmRerunError::Choose(error) => Failure::from(error),
+            error => Failure::from(error),
+        })?;
     tell(plan, &done.chosen, global);
     outdated(newest, plan, request, global)?;
     submit::show_submission(newest, &done.submission, false, global);

@@ -1,4 +1,4 @@
-//! `dvrun run FILE`: the whole workflow on this machine.
+//! `dvrun run FILE`: the whole workflow on this machine, or on the nodes of the allocation that it is called in.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,14 +17,16 @@ use super::machine;
 use super::prepare::{self, Selected};
 use super::settings::{Settings, THIS_PROGRAM};
 use super::show;
-use crate::engine::local::{self, Budget, Progress, Stop, Summary};
+use super::task::host_environment;
+use crate::engine::Nodes;
+use crate::engine::local::{self, Progress, Stop, Summary};
+use crate::engine::task::{Place, TimeLimit};
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Mode, RunDir};
-use crate::workflow::StageName;
 
 /// Run a workflow on this machine
 ///
-/// What an earlier run finished is not run again. Ctrl-C lets running tasks end and starts no more; a second Ctrl-C
+/// Inside an allocation of SLURM's, on all its nodes. What an earlier run finished is not run again. Ctrl-C lets running tasks end and starts no more; a second Ctrl-C
 /// ends them.
 #[derive(Args)]
 #[command(
@@ -82,11 +84,11 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if prepared.nothing_to_do() {
         return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
     }
-    let budget = machine::budget(arguments.jobs);
-    local::fits(&prepared.plan, budget)?;
+    let nodes = machine::nodes(arguments.jobs, settings)?;
+    nodes.fits(&prepared.plan)?;
     prepare::fetch(&prepared, &arguments.selected, global, settings)?;
     let run = prepare::create(&prepared, Mode::Local, settings)?;
-    drive(&run, &prepared.plan, budget, global, settings)
+    drive(&run, &prepared.plan, &nodes, global, settings)
 }
 
 /// Starts this command anew in the background, and waits only until its run has begun.
@@ -135,7 +137,7 @@ fn detach(dir: &Path, global: &Global) -> Outcome {
 }
 
 /// Runs what `plan` says is to do of `run`, tells how it goes, and writes down when it began and ended.
-pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings: &Settings) -> Outcome {
+pub fn drive(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: &Settings) -> Outcome {
     let mut journal = run.journal()?;
     let journal_error = |error: std::io::Error| Failure::message(exit::INFRASTRUCTURE, format!("cannot write the run's journal: {error}"));
     journal
@@ -145,7 +147,7 @@ pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, setting
         })
         .map_err(journal_error)?;
     let started = Instant::now();
-    let summary = execute(run, plan, budget, global, settings)?;
+    let summary = execute(run, plan, nodes, global, settings)?;
     journal
         .append(&Event::Ended {
             ok: summary.failed + summary.not_run == 0,
@@ -159,7 +161,7 @@ pub fn drive(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, setting
     })
 }
 
-fn execute(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings: &Settings) -> Result<Summary, Failure> {
+fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: &Settings) -> Result<Summary, Failure> {
     let (stop, stops) = mpsc::channel();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
     let handle = signals.handle();
@@ -177,18 +179,17 @@ fn execute(run: &RunDir, plan: &Plan, budget: Budget, global: &Global, settings:
             }
         }
     });
-    let task = |stage: &StageName, index: u32, attempt: u32| {
-        let mut command = Command::new(THIS_PROGRAM);
-        command.arg("__task").arg(run.path()).arg(&stage.0).arg(index.to_string());
-        command
-            .args(["--attempt", &attempt.to_string()])
-            .arg("--scratch")
-            .arg(&settings.scratch);
-        command.stdin(Stdio::null());
-        command
+    let place = Place {
+        exe: THIS_PROGRAM.into(),
+        scratch: settings.scratch.clone(),
+        host: settings.host.clone(),
+        job: None,
+        own_job: None,
+        time_limit: TimeLimit::Here,
+        host_env: host_environment(settings),
     };
     let mut progress = |event: Progress| show::progress(run, plan, &event, global);
-    let summary = local::run(run, plan, budget, &task, &stops, &mut progress);
+    let summary = local::run(run, plan, nodes, &place, &stops, &mut progress);
     handle.close();
     listener
         .join()

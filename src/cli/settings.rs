@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use super::args::Global;
 use super::failure::{Failure, exit};
-use crate::engine::slurm::{Slurm, SlurmProfile};
+use super::preparation::{PrepareJob, Where};
+use crate::engine::slurm::{Program, Slurm, SlurmProfile};
 use crate::net;
 use crate::runtime::ImageAccess;
 use crate::store::Store;
@@ -48,10 +49,17 @@ struct RuntimeFile {
     image_access: Option<ImageAccess>,
 }
 
-/// One site's ways.
+/// One site's ways. What it says of folders and images goes before what the file says for all.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
+    cache: Option<PathBuf>,
+    scratch: Option<PathBuf>,
+    runtime: RuntimeFile,
+    /// Where images and data are prepared.
+    pub prepare: Where,
+    /// What the job that prepares them asks for.
+    pub prepare_job: PrepareJob,
     pub slurm: SlurmProfile,
 }
 
@@ -64,8 +72,8 @@ pub struct Settings {
     pub tag_ttl: Seconds,
     pub net: net::Options,
     pub profile: Profile,
-    /// This binary's path, as other hosts are told it.
-    pub exe: PathBuf,
+    /// This binary and the configuration that it was told to use, as other hosts are told.
+    pub program: Program,
     pub user: String,
     pub host: String,
     /// `None`: neither the environment nor the user database knows one.
@@ -103,8 +111,9 @@ impl Settings {
             })?,
             None => Profile::default(),
         };
-        let cache = cache(file.cache, home.as_deref())?;
-        let scratch = file.scratch.or_else(|| folder("TMPDIR"));
+        let cache = cache(profile.cache.clone().or(file.cache), home.as_deref())?;
+        let scratch = profile.scratch.clone().or(file.scratch).or_else(|| folder("TMPDIR"));
+        let image_access = profile.runtime.image_access.or(file.runtime.image_access);
         let tag_ttl = file.tag_ttl.as_deref().unwrap_or("1h");
         let tag_ttl = tag_ttl
             .parse()
@@ -122,11 +131,14 @@ impl Settings {
         Ok(Settings {
             store: Store::new(&cache),
             scratch: scratch.unwrap_or_else(|| "/tmp".into()),
-            image_access: file.runtime.image_access.unwrap_or_default(),
+            image_access: image_access.unwrap_or_default(),
             tag_ttl,
             net,
             profile,
-            exe,
+            program: Program {
+                path: exe,
+                options: chosen(global)?,
+            },
             user: env::var("USER").unwrap_or_else(|_| user.to_string()),
             host: host(),
             home,
@@ -136,6 +148,22 @@ impl Settings {
 
 /// This very program, also when the file has been replaced meanwhile.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// The options that choose a configuration, for whoever calls this program from elsewhere.
+fn chosen(global: &Global) -> Result<Vec<String>, Failure> {
+    let mut words = Vec::new();
+    if let Some(config) = &global.config {
+        let config = std::path::absolute(config).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
+        let text = config
+            .to_str()
+            .ok_or_else(|| Failure::message(exit::USAGE, format!("the path {} is not UTF-8", config.display())))?;
+        words.extend(["--config".to_owned(), text.to_owned()]);
+    }
+    if let Some(profile) = &global.profile {
+        words.extend(["--profile".to_owned(), profile.clone()]);
+    }
+    Ok(words)
+}
 
 impl Settings {
     /// Slurm's commands, in this process's environment.
@@ -191,6 +219,9 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
         paths.extend(&mut net.ca_certificates);
         paths.extend(&mut net.client_certificate);
         paths.extend(&mut net.certificate_folders);
+    }
+    for profile in file.profiles.values_mut() {
+        paths.extend([&mut profile.cache, &mut profile.scratch].into_iter().flatten());
     }
     for registry in file.registries.values_mut() {
         paths.extend(&mut registry.ca_certificates);

@@ -8,10 +8,11 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::file::Overrides;
-use super::prepare::{self, PATIENCE, Prepared, Selected};
+use super::preparation;
+use super::prepare::{self, PATIENCE, Selected};
 use super::settings::Settings;
 use super::{show, status};
-use crate::engine::slurm::{self, Submission};
+use crate::engine::slurm::{self, SlurmProfile, Submission};
 use crate::engine::{RunStatus, TaskState};
 use crate::plan::Plan;
 use crate::state::{Mode, RunDir};
@@ -19,7 +20,7 @@ use crate::workflow::StageName;
 
 /// Submit a workflow to SLURM and exit
 ///
-/// Images and data are prepared here first. What an earlier run finished is not submitted again; a submission that was
+/// Images and data are prepared here first, or by the first job (--prepare job). What an earlier run finished is not submitted again; a submission that was
 /// cut short is gone on with.
 #[derive(Args)]
 #[command(
@@ -32,6 +33,8 @@ pub struct Arguments {
     overrides: Overrides,
     #[command(flatten)]
     selected: Selected,
+    #[command(flatten)]
+    preparation: preparation::Options,
     /// Wait until all jobs have ended; exit with 1 if one failed
     #[arg(long)]
     wait: bool,
@@ -64,6 +67,7 @@ impl Arguments {
             file,
             overrides,
             selected,
+            preparation: preparation::Options::default(),
             wait: false,
             dependency: None,
             parsable: false,
@@ -75,9 +79,10 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     let dir = prepare::dir(&arguments.file)?;
     let lock = prepare::lock(&dir)?;
     let active = prepare::settle(&dir, settings)?.filter(|(_, status)| prepare::is_active(status));
-    let prepared = prepare::plan(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    let (selected, options) = (&arguments.selected, &arguments.preparation);
+    let mut prepared = preparation::plan(&arguments.file, &arguments.overrides, selected, options, global, settings)?;
     let run = match active {
-        Some((run, status)) if arguments.selected.is_everything() && is_same(&prepared, &run)? => {
+        Some((run, status)) if selected.is_everything() && preparation::is_same(&prepared.plan, &run.plan()?) => {
             go_on(&status, global);
             run
         }
@@ -87,18 +92,18 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
             if prepared.nothing_to_do() {
                 return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
             }
-            prepare::fetch(&prepared, &arguments.selected, global, settings)?;
+            preparation::bring(&mut prepared, selected, options, global, settings)?;
             prepare::create(&prepared, Mode::Slurm, settings)?
         }
     };
     let plan = run.plan()?;
     let slurm = settings.slurm();
-    let mut profile = settings.profile.slurm.clone();
+    let mut profile = profile(settings)?;
     // In the scripts: what a stage needs within the workflow stands on the command line, and goes before it.
     profile
         .args
         .extend(arguments.dependency.iter().map(|dependency| format!("--dependency={dependency}")));
-    let submission = slurm::submit(&run, &plan, &profile, &slurm, &settings.exe)?;
+    let submission = slurm::submit(&run, &plan, &profile, &slurm, &settings.program)?;
     if arguments.parsable {
         println!("{}", last_jobs(&plan, &submission).join(":"));
     } else {
@@ -112,6 +117,14 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     } else {
         Ok(exit::DONE)
     }
+}
+
+/// The profile, with the limits of its partitions that it leaves to the cluster.
+///
+/// # Errors
+/// A controller that does not answer.
+pub fn profile(settings: &Settings) -> Result<SlurmProfile, Failure> {
+    slurm::with_limits(&settings.profile.slurm, &settings.slurm()).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, error.hint()))
 }
 
 /// # Errors
@@ -138,17 +151,6 @@ fn last_jobs<'a>(plan: &Plan, submission: &'a Submission) -> Vec<&'a str> {
     let needed = |name: &StageName| submitted().any(|other| plan.stages[other].stage.needs.iter().any(|need| need.stage == *name));
     let last = submission.stages.iter().filter(|stage| !needed(&stage.stage));
     last.flat_map(|stage| stage.jobs.iter().map(String::as_str)).collect()
-}
-
-/// Whether `prepared` asks for what `run` is doing.
-fn is_same(prepared: &Prepared, run: &RunDir) -> Result<bool, Failure> {
-    let identities = |plan: &Plan| {
-        plan.stages
-            .iter()
-            .map(|(name, stage)| (name.clone(), stage.identity.clone()))
-            .collect::<Vec<_>>()
-    };
-    Ok(identities(&prepared.plan) == identities(&run.plan()?))
 }
 
 fn go_on(status: &RunStatus, global: &Global) {

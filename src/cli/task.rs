@@ -9,6 +9,7 @@ use super::failure::{Failure, Outcome, exit};
 use super::settings::{Settings, THIS_PROGRAM};
 use crate::engine::slurm::{self, MemoryFlag, OwnJob};
 use crate::engine::task::{self, Place, TimeLimit};
+use crate::plan::PREPARE;
 use crate::state::{Journal, Outcome as TaskOutcome, RunDir};
 use crate::workflow::StageName;
 
@@ -58,16 +59,19 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
         exe: THIS_PROGRAM.into(),
         scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
         host: settings.host.clone(),
-        attempt: arguments.attempt.unwrap_or(restarts),
-        time_limit: if job.is_some() { TimeLimit::Slurm } else { TimeLimit::Here },
+        time_limit: if in_job { TimeLimit::Slurm } else { TimeLimit::Here },
         job,
         own_job,
-        host_env: host_environment(settings),
+        host_env: match in_job {
+            true => environment_in_job(&arguments.stage, settings),
+            false => host_environment(settings),
+        },
     };
     let record = task::run(
         &run,
         &StageName(arguments.stage.clone()),
         arguments.index + arguments.offset,
+        arguments.attempt.unwrap_or(restarts),
         &place,
     )?;
     if in_job && !record.message.is_empty() {
@@ -97,8 +101,17 @@ fn given_up(run: &RunDir, job_name: &str, arguments: &Arguments) -> Result<bool,
     Ok(slurm::given_up(&events, job_name, &stage, arguments.index + arguments.offset))
 }
 
-/// For stages of `image: none`: who the user is, where programs are, Slurm's own variables; nothing else.
-fn host_environment(settings: &Settings) -> Vec<(String, String)> {
+/// What a program of `image: none` sees inside a job: what the profile's modules set is for them to say, and what the job that
+/// prepares needs to fetch (a proxy, certificates) is its own.
+fn environment_in_job(stage: &str, settings: &Settings) -> Vec<(String, String)> {
+    match stage == PREPARE || !settings.profile.slurm.modules.is_empty() {
+        true => env::vars().chain(for_steps()).collect(),
+        false => host_environment(settings),
+    }
+}
+
+/// For stages of `image: none`: who the user is, where programs are, Slurm's own variables, what the profile sets; nothing else.
+pub fn host_environment(settings: &Settings) -> Vec<(String, String)> {
     let mut variables = vec![
         (
             "PATH".to_owned(),
@@ -112,5 +125,16 @@ fn host_environment(settings: &Settings) -> Vec<(String, String)> {
         variables.push(("HOME".to_owned(), home.to_string_lossy().into_owned()));
     }
     variables.extend(env::vars().filter(|(name, _)| name.starts_with("SLURM_") || name == "MODULEPATH"));
+    variables.extend(settings.profile.slurm.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    variables.extend(for_steps());
     variables
+}
+
+/// So that an `srun` of the stage's own finds what the job has: a job that was submitted with nothing of its submitter's
+/// environment hands on nothing either unless told to, and since 22.05 the cpus of a task are told by another name.
+fn for_steps() -> impl Iterator<Item = (String, String)> {
+    let in_job = env::var_os("SLURM_JOB_ID").is_some();
+    let all = in_job.then(|| ("SLURM_EXPORT_ENV".to_owned(), "ALL".to_owned()));
+    let cpus = env::var("SLURM_CPUS_PER_TASK").ok();
+    all.into_iter().chain(cpus.map(|cpus| ("SRUN_CPUS_PER_TASK".to_owned(), cpus)))
 }

@@ -1,6 +1,6 @@
 //! Which tasks may start, as others end. Pure.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::plan::{Plan, StagePlan};
 use crate::workflow::StageName;
@@ -25,13 +25,21 @@ pub(super) struct Skipped<'a> {
 }
 
 /// The state of a run's graph. A task is pending, then ready, then running, then ended; or skipped from pending.
-pub(super) struct Graph<'a> {
-    nodes: Vec<Node<'a>>,
-    ready: VecDeque<Ready>,
+///
+/// `C` is what a task costs while it runs: there are few costs and many tasks, so that what fits is asked once for each cost.
+pub(super) struct Graph<'a, C> {
+    nodes: Vec<Node<'a, C>>,
+    /// By cost, those that became ready first in front, with their place in the order of all.
+    ready: BTreeMap<C, VecDeque<(i64, Ready)>>,
+    /// The next place at the end, and at the beginning.
+    last: i64,
+    first: i64,
 }
 
-struct Node<'a> {
+struct Node<'a, C> {
     plan: &'a StagePlan,
+    /// Of a first attempt.
+    cost: C,
     /// Needed stages that have not ended; tasks start when none is left.
     waits: Vec<usize>,
     /// Needed stages of which each task waits for its own index only.
@@ -39,6 +47,8 @@ struct Node<'a> {
     /// Stages that wait for this one, in whole or by shard.
     dependents: Vec<usize>,
     pending: BTreeSet<u32>,
+    /// Those of `pending` whose shards have ended well.
+    open: BTreeSet<u32>,
     /// Ready or running.
     started: u32,
     /// Tasks that have neither ended nor been skipped.
@@ -54,10 +64,10 @@ enum Shard {
     Failed,
 }
 
-impl<'a> Graph<'a> {
-    /// Tasks outside `todo` count as ended well.
-    pub fn new(plan: &'a Plan) -> Graph<'a> {
-        let mut nodes: Vec<Node> = Vec::with_capacity(plan.stages.len());
+impl<'a, C: Copy + Ord> Graph<'a, C> {
+    /// Tasks outside `todo` count as ended well. `cost` is that of each task of a stage, the first time.
+    pub fn new(plan: &'a Plan, cost: impl Fn(&StagePlan) -> C) -> Graph<'a, C> {
+        let mut nodes: Vec<Node<C>> = Vec::with_capacity(plan.stages.len());
         for (place, stage) in plan.stages.values().enumerate() {
             let (mut waits, mut shard_waits) = (Vec::new(), Vec::new());
             for need in &stage.stage.needs {
@@ -76,22 +86,28 @@ impl<'a> Graph<'a> {
                 }
                 .push(needed);
             }
-            let shard = |index| if stage.todo.contains(index) { Shard::Open } else { Shard::Ok };
+            let mut shards = vec![Shard::Ok; stage.stage.tasks() as usize];
+            stage.todo.iter().for_each(|index| shards[index as usize] = Shard::Open);
+            let open = |index: &u32| shard_waits.iter().all(|&need| nodes[need].shards[*index as usize] == Shard::Ok);
             nodes.push(Node {
                 plan: stage,
+                cost: cost(stage),
+                pending: stage.todo.iter().collect(),
+                open: stage.todo.iter().filter(open).collect(),
                 waits,
                 shard_waits,
                 dependents: Vec::new(),
-                pending: stage.todo.iter().collect(),
                 started: 0,
                 left: stage.todo.len(),
                 failed: false,
-                shards: (0..stage.stage.tasks()).map(shard).collect(),
+                shards,
             });
         }
         let mut graph = Graph {
             nodes,
-            ready: VecDeque::new(),
+            ready: BTreeMap::new(),
+            last: 0,
+            first: -1,
         };
         for place in 0..graph.nodes.len() {
             graph.offer(place);
@@ -103,18 +119,22 @@ impl<'a> Graph<'a> {
         self.nodes[task.stage].plan
     }
 
-    /// The first ready task that fits.
-    pub fn take(&mut self, fits: impl Fn(&StagePlan, u32) -> bool) -> Option<Ready> {
-        let place = self
-            .ready
-            .iter()
-            .position(|ready| fits(self.nodes[ready.stage].plan, ready.attempt))?;
-        self.ready.remove(place)
+    /// The first ready task whose cost fits.
+    pub fn take(&mut self, fits: impl Fn(C) -> bool) -> Option<(Ready, C)> {
+        let fitting = self.ready.iter().filter(|(cost, _)| fits(**cost));
+        let (&cost, _) = fitting.min_by_key(|(_, queue)| queue.front().map(|(place, _)| *place))?;
+        let queue = self.ready.get_mut(&cost)?;
+        let (_, task) = queue.pop_front()?;
+        if queue.is_empty() {
+            self.ready.remove(&cost);
+        }
+        Some((task, cost))
     }
 
-    /// A running task is to run again.
-    pub fn put_back(&mut self, task: Ready) {
-        self.ready.push_front(task);
+    /// A running task is to run again, before all others.
+    pub fn put_back(&mut self, task: Ready, cost: C) {
+        self.ready.entry(cost).or_default().push_front((self.first, task));
+        self.first -= 1;
     }
 
     /// A running task ended. Gives back what can no longer start because of that.
@@ -159,7 +179,9 @@ impl<'a> Graph<'a> {
     }
 
     fn skip(&mut self, place: usize, index: u32, by: usize, skipped: &mut Vec<Skipped<'a>>) {
-        if self.nodes[place].pending.remove(&index) {
+        let node = &mut self.nodes[place];
+        if node.pending.remove(&index) {
+            node.open.remove(&index);
             skipped.push(Skipped {
                 stage: &self.nodes[place].plan.stage.name,
                 index,
@@ -171,50 +193,37 @@ impl<'a> Graph<'a> {
 
     /// Makes ready what may start of a stage, never more at once than its `max_parallel`.
     fn offer(&mut self, place: usize) {
-        let node = &self.nodes[place];
+        let node = &mut self.nodes[place];
         if !node.waits.is_empty() {
             return;
         }
-        let room = node.room() as usize;
-        let may: Vec<u32> = node
-            .pending
-            .iter()
-            .copied()
-            .filter(|&index| self.shard_may_start(place, index))
-            .take(room)
-            .collect();
-        for index in may {
-            self.make_ready(place, index);
+        while node.room() > 0
+            && let Some(index) = node.open.pop_first()
+        {
+            node.pending.remove(&index);
+            node.started += 1;
+            let task = Ready {
+                stage: place,
+                index,
+                attempt: 0,
+            };
+            self.ready.entry(node.cost).or_default().push_back((self.last, task));
+            self.last += 1;
         }
     }
 
+    /// A shard that this one waited for ended well.
     fn offer_shard(&mut self, place: usize, index: u32) {
         let node = &self.nodes[place];
-        if node.waits.is_empty() && node.room() > 0 && node.pending.contains(&index) && self.shard_may_start(place, index) {
-            self.make_ready(place, index);
+        let met = |&need: &usize| self.nodes[need].shards[index as usize] == Shard::Ok;
+        if node.pending.contains(&index) && node.shard_waits.iter().all(met) {
+            self.nodes[place].open.insert(index);
+            self.offer(place);
         }
-    }
-
-    fn shard_may_start(&self, place: usize, index: u32) -> bool {
-        self.nodes[place]
-            .shard_waits
-            .iter()
-            .all(|&need| self.nodes[need].shards[index as usize] == Shard::Ok)
-    }
-
-    fn make_ready(&mut self, place: usize, index: u32) {
-        let node = &mut self.nodes[place];
-        node.pending.remove(&index);
-        node.started += 1;
-        self.ready.push_back(Ready {
-            stage: place,
-            index,
-            attempt: 0,
-        });
     }
 }
 
-impl Node<'_> {
+impl<C> Node<'_, C> {
     fn room(&self) -> u32 {
         let most = self
             .plan
@@ -234,9 +243,9 @@ mod tests {
 
     /// Runs all that may run, failing the tasks named; gives the order in which they started and the skipped ones.
     fn play(plan: &Plan, failing: &[(&str, u32)]) -> (Vec<String>, Vec<String>) {
-        let mut graph = Graph::new(plan);
+        let mut graph = Graph::new(plan, |_| ());
         let (mut order, mut skipped) = (Vec::new(), Vec::new());
-        while let Some(task) = graph.take(|_, _| true) {
+        while let Some((task, ())) = graph.take(|()| true) {
             let name = &graph.stage(task).stage.name;
             order.push(format!("{name}/{}", task.index));
             let ok = !failing.contains(&(name.0.as_str(), task.index));
@@ -294,12 +303,55 @@ mod tests {
         let mut a = stage("a", 5, &[]);
         a.array.as_mut().unwrap().max_parallel = Some(2);
         let plan = plan([a]);
-        let mut graph = Graph::new(&plan);
-        let first = graph.take(|_, _| true).unwrap();
-        graph.take(|_, _| true).unwrap();
-        assert_eq!(graph.take(|_, _| true), None);
+        let mut graph = Graph::new(&plan, |_| ());
+        let (first, ()) = graph.take(|()| true).unwrap();
+        graph.take(|()| true).unwrap();
+        assert_eq!(graph.take(|()| true), None);
         graph.ended(first, true);
-        assert_eq!(graph.take(|_, _| true).map(|task| task.index), Some(2));
+        assert_eq!(graph.take(|()| true).map(|(task, ())| task.index), Some(2));
+    }
+
+    #[test]
+    fn max_parallel_bounds_shards_that_follow_shards() {
+        let mut b = stage("b", 4, &["a"]);
+        b.needs[0].same_shard = true;
+        b.array.as_mut().unwrap().max_parallel = Some(1);
+        let plan = plan([stage("a", 4, &[]), b]);
+        let mut graph = Graph::new(&plan, |_| ());
+        let mut next = || graph.take(|()| true).map(|(task, ())| task);
+        let a: Vec<Ready> = (0..4).map(|_| next().unwrap()).collect();
+        for task in a.into_iter().rev() {
+            graph.ended(task, true);
+        }
+        for index in [3, 0, 1, 2] {
+            let (task, ()) = graph.take(|()| true).unwrap();
+            assert_eq!(
+                (task.stage, task.index),
+                (1, index),
+                "in the order in which they may start, then by index"
+            );
+            assert_eq!(graph.take(|()| true), None);
+            graph.ended(task, true);
+        }
+        assert_eq!(graph.never_started(), 0);
+    }
+
+    #[test]
+    fn the_first_that_fits_starts_and_a_retry_goes_before_all() {
+        let plan = plan([stage("large", 2, &[]), stage("small", 2, &[])]);
+        let mut graph = Graph::new(&plan, |planned| if planned.stage.name.0 == "large" { 4 } else { 1 });
+        let (first, _) = graph.take(|cost| cost <= 1).unwrap();
+        assert_eq!((first.stage, first.index), (1, 0));
+        assert_eq!(
+            graph.take(|_| true).map(|(task, cost)| (task.stage, task.index, cost)),
+            Some((0, 0, 4))
+        );
+        graph.put_back(Ready { attempt: 1, ..first }, 2);
+        assert_eq!(
+            graph.take(|_| true).map(|(task, cost)| (task.stage, task.attempt, cost)),
+            Some((1, 1, 2))
+        );
+        assert_eq!(graph.take(|cost| cost > 9), None);
     }
 
     #[test]

@@ -1,25 +1,27 @@
-//! The graph on this machine: as many tasks at once as the budget allows.
+//! The graph on this machine, or on the nodes of an allocation: as many tasks at once as their budgets allow.
 //!
-//! Every task is a child process, `dvrun __task RUN STAGE INDEX`, that writes its own record; the scheduler only
-//! decides what may start. One thread a running task waits for it, so that a task dies with the scheduler.
+//! One thread a running task goes through [`super::task`] from its folders to its record, and lives to the end of the run: a
+//! program dies with the thread that started it, and so with this process. The scheduler decides what may start, and
+//! tells tasks to end; the records are written by this one process, which keeps them open. On another node a task is a job
+//! step, which writes its own.
 
+use std::collections::VecDeque;
 use std::io;
-use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
-
-use super::graph::{Graph, Ready};
-use super::task::retry_resources;
+use super::graph::{Graph, Ready, Skipped};
+use super::nodes::{Asked, Nodes, Taken};
+use super::slurm::Step;
+use super::task::{self, Numbered, Place};
+use super::watch::Watch;
 use crate::plan::{Plan, StagePlan};
-use crate::runtime::spawn_host;
-use crate::state::{Outcome, Record, RunDir, StateError};
+use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::workflow::StageName;
-use crate::workflow::units::Bytes;
 
-/// What may be in use at once.
+/// What may be in use at once on one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     pub cpus: u32,
@@ -113,192 +115,301 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-/// Runs what the plan says is to do. `task` makes the command of one task, given stage, index and attempt;
-/// `stop` may be sent to at any time.
+/// Runs what the plan says is to do of `run` on `nodes`, here in `place`; `stop` may be sent to at any time.
 ///
 /// # Errors
-/// A stage that can never fit into `budget` (found before anything starts), or a run folder that cannot be written.
+/// A stage that can never fit on any of `nodes` (found before anything starts), or a run folder that cannot be written.
 /// A failing task is no error: it is counted in the [`Summary`].
 pub fn run(
     run: &RunDir,
     plan: &Plan,
-    budget: Budget,
-    task: &(dyn Fn(&StageName, u32, u32) -> Command + Sync),
+    nodes: &Nodes,
+    place: &Place,
     stop: &Receiver<Stop>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, LocalError> {
-    fits(plan, budget)?;
-    let mut graph = Graph::new(plan);
-    let (ended_sender, ended) = mpsc::channel();
-    std::thread::scope(|scope| {
-        let mut free = budget;
-        let mut running: Vec<Running> = Vec::new();
-        let mut summary = Summary::default();
-        let mut stopping = Stopping::default();
-        loop {
-            stopping.heed(stop, &running, progress);
-            while stopping.wish.is_none() && (running.len() as u32) < budget.jobs {
-                let Some(next) = graph.take(|stage, attempt| cost(stage, attempt, budget).fits(free)) else {
-                    break;
-                };
-                let stage = graph.stage(next);
-                let cost = cost(stage, next.attempt, budget);
-                free = cost.taken_from(free);
-                let name = &stage.stage.name;
-                progress(Progress::Started {
-                    stage: name.clone(),
-                    index: next.index,
-                    attempt: next.attempt,
-                });
-                let command = task(name, next.index, next.attempt);
-                let (pid_sender, pid) = mpsc::channel();
-                let ended_sender = ended_sender.clone();
-                scope.spawn(move || wait_for(command, next, pid_sender, ended_sender));
-                running.push(Running {
-                    task: next,
-                    cost,
-                    pid: pid.recv().ok().flatten(),
-                });
-            }
-            if running.is_empty() {
-                break;
-            }
-            // Woken now and then to see whether a stop was asked for.
-            let Ok((task, spawned)) = ended.recv_timeout(TICK) else { continue };
-            let place = running
-                .iter()
-                .position(|running| running.task == task)
-                .expect("only running tasks end");
-            free = running.swap_remove(place).cost.given_back_to(free);
-            let stage = &graph.stage(task).stage;
-            let name = &stage.name;
-            let record = final_record(run, name, task, spawned)?;
-            let again = stopping.wish.is_none() && super::task::retries(&stage.retry, &record);
-            progress(Progress::Ended {
-                stage: name.clone(),
-                index: task.index,
-                record: record.clone(),
-            });
-            if again {
-                progress(Progress::Retrying {
-                    stage: name.clone(),
-                    index: task.index,
-                    attempt: task.attempt + 1,
-                });
-                graph.put_back(Ready {
-                    attempt: task.attempt + 1,
-                    ..task
-                });
-                continue;
-            }
-            if record.outcome == Outcome::Ok {
-                summary.ok += 1;
-            } else {
-                summary.failed += 1;
-            }
-            for skipped in graph.ended(task, record.outcome == Outcome::Ok) {
-                let record = unstarted(Outcome::UpstreamFailed, format!("{} did not end well", skipped.by));
-                let failed = |source| LocalError::Record {
-                    stage: skipped.stage.clone(),
-                    index: skipped.index,
-                    source,
-                };
-                run.records(skipped.stage).write(skipped.index, &record).map_err(failed)?;
-                summary.not_run += 1;
-                progress(Progress::Skipped {
-                    stage: skipped.stage.clone(),
-                    index: skipped.index,
-                    by: skipped.by.clone(),
-                });
+    nodes.fits(plan)?;
+    let summary = std::thread::scope(|scope| {
+        let (sender, ended) = mpsc::channel();
+        let mut scheduler = Scheduler {
+            run,
+            nodes: nodes.clone(),
+            graph: Graph::new(plan, |stage| Asked::by(stage, 0)),
+            workers: Workers {
+                scope,
+                work: Work { run, plan, place },
+                threads: Vec::new(),
+                idle: Vec::new(),
+                ended: sender,
+            },
+            running: Vec::new(),
+            records: Open::default(),
+            stopping: None,
+            summary: Summary::default(),
+            progress,
+        };
+        let done = scheduler.schedule(stop, &ended);
+        if done.is_err() {
+            // Nobody would write down how they end.
+            scheduler.running.iter().for_each(|running| running.watch.stop());
+            while !scheduler.running.is_empty() {
+                scheduler.running.iter().for_each(|running| running.watch.look());
+                if let Ok(end) = ended.recv_timeout(TICK) {
+                    scheduler.running.retain(|running| running.task != end.task);
+                }
             }
         }
-        summary.stopped = stopping.wish.is_some();
-        summary.not_run += graph.never_started();
-        Ok(summary)
-    })
+        done.map(|()| scheduler.summary)
+    })?;
+    run.sync_records(plan.stages.iter().filter(|(_, stage)| !stage.todo.is_empty()).map(|(name, _)| name))?;
+    Ok(summary)
+}
+
+struct Scheduler<'scope, 'env, 'a> {
+    run: &'a RunDir,
+    nodes: Nodes,
+    graph: Graph<'a, Asked>,
+    workers: Workers<'scope, 'env, 'a>,
+    running: Vec<Running>,
+    records: Open,
+    stopping: Option<Stop>,
+    summary: Summary,
+    progress: &'a mut dyn FnMut(Progress),
 }
 
 struct Running {
     task: Ready,
-    cost: Cost,
-    pid: Option<Pid>,
+    taken: Taken,
+    watch: Arc<Watch>,
 }
 
-/// How a run is being stopped.
-#[derive(Default)]
-struct Stopping {
-    wish: Option<Stop>,
-    /// When what still runs is killed: the tasks themselves turn SIGTERM into SIGKILL after [`GRACE`], and this is for
-    /// one that cannot.
-    kill_at: Option<Instant>,
-}
-
-impl Stopping {
-    /// Takes what was asked since, and what has become due.
-    fn heed(&mut self, stop: &Receiver<Stop>, running: &[Running], progress: &mut dyn FnMut(Progress)) {
-        for wish in stop.try_iter() {
-            if self.wish == Some(Stop::Now) || self.wish == Some(wish) {
-                continue;
+impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
+    fn schedule(&mut self, stop: &Receiver<Stop>, ended: &Receiver<End>) -> Result<(), LocalError> {
+        let mut looked = Instant::now();
+        loop {
+            stop.try_iter().for_each(|wish| self.heed(wish));
+            while self.stopping.is_none() && (self.running.len() as u32) < self.nodes.jobs() {
+                let nodes = &self.nodes;
+                let Some((next, asked)) = self.graph.take(|asked| nodes.place(asked).is_some()) else {
+                    break;
+                };
+                let taken = self.nodes.place(asked).expect("it was chosen because it has a place");
+                self.start(next, taken)?;
             }
-            self.wish = Some(wish);
-            progress(Progress::Stopping {
-                wish,
-                running: running.len(),
+            if self.running.is_empty() {
+                break;
+            }
+            // Woken now and then to see whether a stop was asked for, or a time limit reached.
+            if let Ok(end) = ended.recv_timeout(TICK) {
+                self.ended(end)?;
+            }
+            if looked.elapsed() >= TICK {
+                self.running.iter().for_each(|running| running.watch.look());
+                looked = Instant::now();
+            }
+        }
+        self.summary.stopped = self.stopping.is_some();
+        self.summary.not_run += self.graph.never_started();
+        Ok(())
+    }
+
+    fn heed(&mut self, wish: Stop) {
+        if self.stopping == Some(Stop::Now) || self.stopping == Some(wish) {
+            return;
+        }
+        self.stopping = Some(wish);
+        (self.progress)(Progress::Stopping {
+            wish,
+            running: self.running.len(),
+        });
+        if wish == Stop::Now {
+            self.running.iter().for_each(|running| running.watch.stop());
+        }
+    }
+
+    fn start(&mut self, next: Ready, taken: Taken) -> Result<(), LocalError> {
+        let stage = self.graph.stage(next);
+        let name = &stage.stage.name;
+        let records = self.records.of(self.run, name).map_err(failed(name, next.index))?;
+        self.nodes.take(taken);
+        (self.progress)(Progress::Started {
+            stage: name.clone(),
+            index: next.index,
+            attempt: next.attempt,
+        });
+        let step = self.nodes.step(taken);
+        let watch = Arc::new(match step {
+            None => Watch::new(),
+            // It turns SIGTERM into SIGKILL itself, and has a record to write then.
+            Some(_) => Watch::with_grace(GRACE * 3 / 2),
+        });
+        self.running.push(Running {
+            task: next,
+            taken,
+            watch: Arc::clone(&watch),
+        });
+        self.workers.give(Given {
+            task: next,
+            stage,
+            step,
+            records,
+            watch,
+        });
+        Ok(())
+    }
+
+    fn ended(&mut self, end: End) -> Result<(), LocalError> {
+        let End { task, record, worker } = end;
+        self.workers.idle.push(worker);
+        let place = self.running.iter().position(|running| running.task == task);
+        let running = self.running.swap_remove(place.expect("only running tasks end"));
+        self.nodes.give_back(running.taken);
+        let stage = self.graph.stage(task);
+        let name = &stage.stage.name;
+        let record = record.map_err(failed(name, task.index))?;
+        let ok = record.outcome == Outcome::Ok;
+        let again = self.stopping.is_none() && task::retries(&stage.stage.retry, &record);
+        (self.progress)(Progress::Ended {
+            stage: name.clone(),
+            index: task.index,
+            record,
+        });
+        if again {
+            let attempt = task.attempt + 1;
+            (self.progress)(Progress::Retrying {
+                stage: name.clone(),
+                index: task.index,
+                attempt,
             });
-            if wish == Stop::Now {
-                self.kill_at = Some(Instant::now() + GRACE + GRACE / 2);
-                send(running, Signal::SIGTERM);
+            self.graph.put_back(Ready { attempt, ..task }, Asked::by(stage, attempt));
+            return Ok(());
+        }
+        if ok {
+            self.summary.ok += 1;
+        } else {
+            self.summary.failed += 1;
+        }
+        for skipped in self.graph.ended(task, ok) {
+            self.skipped(&skipped)?;
+        }
+        Ok(())
+    }
+
+    fn skipped(&mut self, skipped: &Skipped<'a>) -> Result<(), LocalError> {
+        let record = unstarted(Outcome::UpstreamFailed, format!("{} did not end well", skipped.by));
+        let records = self.records.of(self.run, skipped.stage);
+        let written = records.and_then(|records| records.write(skipped.index, &record));
+        written.map_err(failed(skipped.stage, skipped.index))?;
+        self.summary.not_run += 1;
+        (self.progress)(Progress::Skipped {
+            stage: skipped.stage.clone(),
+            index: skipped.index,
+            by: skipped.by.clone(),
+        });
+        Ok(())
+    }
+}
+
+fn failed(stage: &StageName, index: u32) -> impl FnOnce(io::Error) -> LocalError + '_ {
+    move |source| LocalError::Record {
+        stage: stage.clone(),
+        index,
+        source,
+    }
+}
+
+/// The records that were written last, kept open: there may be more stages than a process may have files.
+#[derive(Default)]
+struct Open(VecDeque<(StageName, Arc<Records>)>);
+
+impl Open {
+    const MOST: usize = 32;
+
+    fn of(&mut self, run: &RunDir, stage: &StageName) -> io::Result<Arc<Records>> {
+        if let Some((_, records)) = self.0.iter().rev().find(|(name, _)| name == stage) {
+            return Ok(Arc::clone(records));
+        }
+        if self.0.len() == Open::MOST {
+            self.0.pop_front();
+        }
+        let records = Arc::new(run.records(stage).keep_open()?);
+        self.0.push_back((stage.clone(), Arc::clone(&records)));
+        Ok(records)
+    }
+}
+
+/// What all tasks have in common.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    run: &'a RunDir,
+    plan: &'a Plan,
+    place: &'a Place,
+}
+
+/// A task for a worker.
+struct Given<'a> {
+    task: Ready,
+    stage: &'a StagePlan,
+    /// Where it runs, if not on this machine.
+    step: Option<Arc<Step>>,
+    records: Arc<Records>,
+    watch: Arc<Watch>,
+}
+
+/// What a worker sends when its task has ended, and its record is written.
+struct End {
+    worker: usize,
+    task: Ready,
+    record: io::Result<Record>,
+}
+
+/// The threads that tasks run on: as many as there ever were tasks at once.
+struct Workers<'scope, 'env, 'a> {
+    scope: &'scope Scope<'scope, 'env>,
+    work: Work<'a>,
+    threads: Vec<Sender<Given<'a>>>,
+    idle: Vec<usize>,
+    ended: Sender<End>,
+}
+
+impl<'scope, 'a: 'scope> Workers<'scope, '_, 'a> {
+    fn give(&mut self, given: Given<'a>) {
+        let worker = self.idle.pop().unwrap_or_else(|| {
+            let (sender, given) = mpsc::channel();
+            let (work, ended, worker) = (self.work, self.ended.clone(), self.threads.len());
+            self.scope.spawn(move || work.through(worker, &given, &ended));
+            self.threads.push(sender);
+            worker
+        });
+        self.threads[worker].send(given).expect("a worker lives as long as its sender");
+    }
+}
+
+impl<'a> Work<'a> {
+    /// A worker's life.
+    fn through(self, worker: usize, given: &Receiver<Given<'a>>, ended: &Sender<End>) {
+        for Given {
+            task,
+            stage,
+            step,
+            records,
+            watch,
+        } in given
+        {
+            let numbered = Numbered {
+                index: task.index,
+                attempt: task.attempt,
+            };
+            let record = match step {
+                Some(step) => task::elsewhere(self.run, &stage.stage.name, numbered, &records, &step, &watch),
+                None => task::once(self.run, self.plan, &stage.stage, numbered, &records, self.place, &watch),
+            };
+            let record = record.and_then(|record| records.write(task.index, &record).map(|()| record));
+            if ended.send(End { worker, task, record }).is_err() {
+                break;
             }
         }
-        if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-            send(running, Signal::SIGKILL);
-        }
     }
-}
-
-fn send(running: &[Running], signal: Signal) {
-    for pid in running.iter().filter_map(|task| task.pid) {
-        // A task that has just ended by itself is as good as one that was ended.
-        signal::kill(pid, signal).unwrap_or_default();
-    }
-}
-
-/// Runs on a thread of its own for as long as the task does.
-fn wait_for(mut command: Command, task: Ready, pid: Sender<Option<Pid>>, ended: Sender<(Ready, io::Result<()>)>) {
-    let result = match spawn_host(&mut command) {
-        Ok(mut child) => {
-            pid.send(Some(Pid::from_raw(child.id() as i32))).unwrap_or_default();
-            child.wait().map(|_| ())
-        }
-        Err(error) => {
-            pid.send(None).unwrap_or_default();
-            Err(error)
-        }
-    };
-    // The receiver lives as long as the scope; a send can only fail when the scheduler gave up on an error.
-    ended.send((task, result)).unwrap_or_default();
-}
-
-/// The task's own record; where it left none (it was killed, or never started), one that says so.
-fn final_record(run: &RunDir, stage: &StageName, task: Ready, spawned: io::Result<()>) -> Result<Record, LocalError> {
-    let records = run.records(stage);
-    let failed = |source| LocalError::Record {
-        stage: stage.clone(),
-        index: task.index,
-        source,
-    };
-    let written = records.read_one(task.index).map_err(failed)?;
-    let message = match (&written, spawned) {
-        (Some(record), Ok(())) if record.outcome != Outcome::Running && record.attempt == task.attempt => return Ok(record.clone()),
-        (_, Err(error)) => format!("the task could not be started: {error}"),
-        (_, Ok(())) => "the task ended without a record: it was killed from outside".to_owned(),
-    };
-    let record = Record {
-        attempt: task.attempt,
-        ..unstarted(Outcome::Broken, message)
-    };
-    records.write(task.index, &record).map_err(failed)?;
-    Ok(record)
 }
 
 /// The record of a task that did not get as far as writing its own.
@@ -316,78 +427,4 @@ pub(super) fn unstarted(outcome: Outcome, message: String) -> Record {
         memory: None,
         message,
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    cpus: u32,
-    memory: u64,
-    gpus: u32,
-}
-
-impl Cost {
-    fn fits(self, free: Budget) -> bool {
-        self.cpus <= free.cpus && self.memory <= free.memory && self.gpus <= free.gpus
-    }
-
-    fn taken_from(self, free: Budget) -> Budget {
-        Budget {
-            cpus: free.cpus - self.cpus,
-            memory: free.memory - self.memory,
-            gpus: free.gpus - self.gpus,
-            ..free
-        }
-    }
-
-    fn given_back_to(self, free: Budget) -> Budget {
-        Budget {
-            cpus: free.cpus + self.cpus,
-            memory: free.memory + self.memory,
-            gpus: free.gpus + self.gpus,
-            ..free
-        }
-    }
-}
-
-/// A task is never asked to leave more than all of the machine: a workflow written for a cluster's nodes still runs
-/// on a laptop, one task at a time. Memory and GPUs are different: they are there or they are not.
-fn cost(stage: &StagePlan, attempt: u32, budget: Budget) -> Cost {
-    let resources = retry_resources(&stage.stage, attempt);
-    Cost {
-        cpus: resources.cpus.min(budget.cpus),
-        memory: resources.memory.map_or(0, |bytes| bytes.0).min(budget.memory),
-        gpus: resources.gpus,
-    }
-}
-
-/// Whether each stage that is to run fits into `budget` when nothing else runs.
-///
-/// # Errors
-/// The first that never does.
-pub fn fits(plan: &Plan, budget: Budget) -> Result<(), LocalError> {
-    let mut running = plan.stages.values().filter(|stage| !stage.todo.is_empty());
-    running.try_for_each(|stage| fits_at_all(stage, budget))
-}
-
-fn fits_at_all(stage: &StagePlan, budget: Budget) -> Result<(), LocalError> {
-    let resources = &stage.stage.resources;
-    let too_large = |asked: String, available: String| LocalError::TooLarge {
-        stage: stage.stage.name.clone(),
-        asked,
-        available,
-    };
-    if resources.gpus > budget.gpus {
-        return Err(too_large(format!("{} GPUs", resources.gpus), budget.gpus.to_string()));
-    }
-    match resources.memory {
-        Some(memory) if memory.0 > budget.memory => {
-            Err(too_large(format!("{memory} of memory"), whole_mebibytes(budget.memory).to_string()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is left of a machine's odd number of bytes says nothing to people.
-fn whole_mebibytes(bytes: u64) -> Bytes {
-    Bytes(bytes >> 20 << 20)
 }

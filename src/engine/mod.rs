@@ -1,17 +1,17 @@
 //! What runs: the graph on this machine, or as SLURM jobs; and the inside of a task. Knows no registry.
 //!
-//! Both ways meet in [`task`]: a local task and a Slurm job each just run `dvrun __task RUN STAGE INDEX`, which checks
-//! what it needs, prepares its folders, runs the program and writes the exit record.
+//! Both ways meet in [`task`]: it prepares a task's folders, runs its program and judges its end. Under Slurm a job runs
+//! `dvrun __task RUN STAGE INDEX`, which also checks what the task needs; here [`local`] runs it on a thread of its own.
 
 mod efficiency;
 mod explain;
 mod graph;
 pub mod local;
 mod memory;
+mod nodes;
 mod outputs;
 mod overlap;
 mod previous;
-mod process;
 mod program;
 mod ready;
 pub mod rerun;
@@ -22,10 +22,12 @@ mod status;
 pub mod task;
 #[cfg(test)]
 mod testing;
+mod watch;
 
 pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};
+pub use nodes::{Node, Nodes};
 pub use outputs::OutputError;
 pub use previous::{inherit, previous};
-pub use ready::{Obstacle, obstacles};
+pub use ready::{Obstacle, Provision, obstacles};
 pub use status::{RunState, RunStatus, StageStatus, StatusError, TaskState, TaskStatus, status};

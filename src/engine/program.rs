@@ -1,28 +1,37 @@
 //! The program of a task: in its container, or on the host.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Command as HostCommand, Stdio};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::time::TimeValLike;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use super::process::{End, Ended, supervise};
 use super::scratch::Scratch;
 use super::task::{Place, TaskError};
+use super::watch::{Cause, End, Ended, Watch};
 use crate::lock::LockedImage;
 use crate::oci::Execution;
 use crate::plan::Task;
-use crate::runtime::{self, Container, ImageAccess, Mount, Root, Running, RuntimeError, Stream, Writable};
+use crate::runtime::{self, Container, HostProgram, ImageAccess, Mount, Root, Running, RuntimeError, Stream, Writable};
 use crate::store::{StoredImage, StoredRoot};
 use crate::workflow::{Command, Template};
+
+/// Who may end the program, and when it is ended at the latest.
+#[derive(Clone, Copy)]
+pub(super) struct Supervision<'a> {
+    pub watch: &'a Watch,
+    pub limit: Option<Duration>,
+}
+
+/// Scripts up to here are an argument of the shell; the kernel takes no longer ones (MAX_ARG_STRLEN, execve(2)).
+const LONGEST_ARGUMENT: usize = (128 << 10) - 1;
+
+/// Where a longer script is kept in the task's scratch folder.
+const SCRIPT: &str = "script";
 
 /// Runs the task's program in a container of `image`, with a scratch folder of its own as `/tmp`.
 pub(super) fn in_container(
@@ -30,18 +39,13 @@ pub(super) fn in_container(
     image: &LockedImage,
     binds: Vec<Mount>,
     place: &Place,
-    limit: Option<Duration>,
+    supervision: Supervision,
     stdout: File,
     stderr: File,
 ) -> Result<End, TaskError> {
     let absent = || TaskError::NoImage(image.source.clone());
     let stored = StoredImage::open(image.path.clone().ok_or_else(absent)?)?.ok_or_else(absent)?;
-    let scratch_error = |source: io::Error| TaskError::Scratch {
-        path: place.scratch.clone(),
-        // Without the path that is in it: it is of no use once more.
-        source: source.kind().into(),
-    };
-    let scratch = Scratch::new_in(&place.scratch).map_err(scratch_error)?;
+    let scratch = scratch(place)?;
     let root = match stored.root() {
         StoredRoot::Folder(path) => Root::Folder(path),
         StoredRoot::Squashfs { file, offset } => Root::Squashfs {
@@ -52,18 +56,39 @@ pub(super) fn in_container(
         },
     };
     let container = container(task, root, &stored.info.config.config, binds, scratch.path())?;
-    let end = supervise(limit, |report| {
-        let mut running = spawn(place, container, &stdout, &stderr)?;
-        report(Pid::from_raw(running.pid() as i32));
-        let exit = running.wait().map_err(TaskError::Supervise)?;
-        Ok(Ended {
+    let mut running = spawn(place, container, &stdout, &stderr)?;
+    supervision.watch.began(Pid::from_raw(running.pid() as i32), supervision.limit);
+    let exit = running.wait().map_err(TaskError::Supervise)?;
+    let end = end(exit, supervision.watch.ended());
+    close(scratch, place)?;
+    Ok(end)
+}
+
+fn end(exit: runtime::Exit, cause: Cause) -> End {
+    End {
+        ended: Ended {
             exit: exit.status.code(),
             cpu: exit.usage.cpu,
             memory: exit.usage.max_rss,
-        })
-    })?;
-    scratch.close().map_err(scratch_error)?;
-    Ok(end)
+        },
+        cause,
+    }
+}
+
+fn scratch(place: &Place) -> Result<Scratch, TaskError> {
+    Scratch::new_in(&place.scratch).map_err(|source| scratch_error(place, source))
+}
+
+fn close(scratch: Scratch, place: &Place) -> Result<(), TaskError> {
+    scratch.close().map_err(|source| scratch_error(place, source))
+}
+
+fn scratch_error(place: &Place, source: io::Error) -> TaskError {
+    TaskError::Scratch {
+        path: place.scratch.clone(),
+        // Without the path that is in it: it is of no use once more.
+        source: source.kind().into(),
+    }
 }
 
 /// Starts the container. Kernels before 5.11 lay no writable layer over an image for an ordinary user: there the image is
@@ -85,6 +110,9 @@ fn spawn(place: &Place, mut container: Container, stdout: &File, stderr: &File) 
     }
 }
 
+/// The scratch folder, as seen inside.
+const SCRATCH: &str = "/tmp";
+
 /// The private home folder, as seen inside.
 const HOME: &str = "/home/user";
 
@@ -92,6 +120,10 @@ const HOME: &str = "/home/user";
 fn container(task: &Task, root: Root, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
     let mut declared = task.env.clone();
     let argv = match &task.command {
+        Command::Script(script) if script.0.len() > LONGEST_ARGUMENT => {
+            keep_script(&script.0, scratch)?;
+            runtime::script_file(&format!("{SCRATCH}/{SCRIPT}"))
+        }
         Command::Script(script) => runtime::script(&script.0),
         Command::Argv(words) => texts(words),
         Command::Entrypoint { args } => runtime::entrypoint(execution, &texts(args))?,
@@ -120,43 +152,83 @@ fn container(task: &Task, root: Root, execution: &Execution, binds: Vec<Mount>, 
 }
 
 /// Runs a stage of `image: none`: a clean environment, and dvrun's own process group.
-pub(super) fn on_host(task: &Task, place: &Place, limit: Option<Duration>, stdout: File, stderr: File) -> Result<End, TaskError> {
+pub(super) fn on_host(task: &Task, place: &Place, supervision: Supervision, stdout: &File, stderr: &File) -> Result<End, TaskError> {
+    let mut scratch_of_script = None;
     let argv = match &task.command {
+        Command::Script(script) if script.0.len() > LONGEST_ARGUMENT => {
+            let scratch = scratch_of_script.insert(scratch(place)?);
+            let file = keep_script(&script.0, scratch.path())?;
+            runtime::script_file(&file.to_string_lossy())
+        }
         Command::Script(script) => runtime::script(&script.0),
         Command::Argv(words) => texts(words),
         Command::App { .. } | Command::Entrypoint { .. } => return Err(TaskError::NoProgram(task.stage.clone())),
     };
-    let [program, arguments @ ..] = argv.as_slice() else {
+    let Some(program) = argv.first() else {
         return Err(TaskError::NoProgram(task.stage.clone()));
     };
-    let mut command = HostCommand::new(program);
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(place.host_env.iter().cloned())
-        .envs(task.env.iter().cloned());
-    command.current_dir(&task.cwd).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    supervise(limit, |report| {
-        let start = |source| TaskError::Start {
-            program: program.clone(),
-            source,
-        };
-        let mut child = runtime::spawn_host(&mut command).map_err(start)?;
-        // The whole process group.
-        report(Pid::from_raw(-(child.id() as i32)));
-        // What it left in the background ends with it, as in a container; before its id is free for another process.
-        let leader = Pid::from_raw(child.id() as i32);
-        waitid(Id::Pid(leader), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).map_err(|errno| TaskError::Supervise(errno.into()))?;
-        end_group(leader)?;
-        let status = child.wait().map_err(start)?;
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|errno| TaskError::Supervise(errno.into()))?;
-        let cpu = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-        Ok(Ended {
-            exit: status.signal().map_or(status.code().unwrap_or(0), |signal| 128 + signal),
-            cpu: Duration::from_micros(cpu.unsigned_abs()),
-            memory: usage.max_rss().unsigned_abs() * 1024,
-        })
-    })
+    let mut env = place.host_env.clone();
+    env.retain(|(name, _)| !task.env.iter().any(|(declared, _)| declared == name));
+    env.extend(task.env.iter().cloned());
+    let running = runtime::spawn_host(&HostProgram {
+        argv: &argv,
+        env: &env,
+        cwd: &task.cwd,
+        stdout,
+        stderr,
+    });
+    let running = running.map_err(|source| TaskError::Start {
+        program: program.clone(),
+        source,
+    })?;
+    // The whole process group.
+    supervision
+        .watch
+        .began(Pid::from_raw(-running.leader().as_raw()), supervision.limit);
+    running.wait().map_err(TaskError::Supervise)?;
+    // What it left in the background ends with it, as in a container; before its id is free for another process.
+    end_group(running.leader())?;
+    let cause = supervision.watch.ended();
+    let exit = running.reap().map_err(TaskError::Supervise)?;
+    if let Some(scratch) = scratch_of_script {
+        close(scratch, place)?;
+    }
+    Ok(end(exit, cause))
+}
+
+/// Runs the command that starts a task on another node; what it complains of goes where this program's complaints go.
+pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch: &Watch) -> Result<Cause, TaskError> {
+    let stderr = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .map(File::from)
+        .map_err(TaskError::Supervise)?;
+    let running = runtime::spawn_host(&HostProgram {
+        argv,
+        env,
+        cwd,
+        stdout: &stderr,
+        stderr: &stderr,
+    });
+    let running = running.map_err(|source| TaskError::Start {
+        program: argv.join(" "),
+        source,
+    })?;
+    watch.began(Pid::from_raw(-running.leader().as_raw()), None);
+    running.wait().map_err(TaskError::Supervise)?;
+    let cause = watch.ended();
+    running.reap().map_err(TaskError::Supervise)?;
+    Ok(cause)
+}
+
+/// Writes a script that is too long for an argument into the task's scratch folder.
+fn keep_script(text: &str, scratch: &Path) -> Result<PathBuf, TaskError> {
+    let path = scratch.join(SCRIPT);
+    fs::write(&path, text).map_err(|source| TaskError::Scratch {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(path)
 }
 
 /// SIGKILL to what is left of the group that the process `leader` led.

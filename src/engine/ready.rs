@@ -45,15 +45,26 @@ impl Obstacle {
     }
 }
 
+/// Whether the plan's images and data are in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provision {
+    There,
+    /// The run's first job brings them.
+    Coming,
+}
+
 /// All that keeps the tasks of `plan` that are to run from running, each thing once. Images are looked into where they
 /// are in the store.
 ///
 /// # Errors
 /// Templates that cannot be expanded, and a store or an image that cannot be read.
-pub fn obstacles(plan: &Plan) -> Result<Vec<Obstacle>, TaskError> {
+pub fn obstacles(plan: &Plan, provision: Provision) -> Result<Vec<Obstacle>, TaskError> {
     // The run's folder is not made yet; nothing can be in it.
     let run = RunDir::all(&plan.dir).join("RUN");
-    let made = made(plan, &run)?;
+    let mut made = made(plan, &run)?;
+    if provision == Provision::Coming {
+        made.folders.extend(plan.lock.data.values().map(|data| data.path.clone()));
+    }
     let mut obstacles = Vec::new();
     for (name, planned) in &plan.stages {
         let image = image(plan, planned)?;

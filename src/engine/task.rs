@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::local::unstarted;
 use super::memory::Kills;
 use super::outputs::{self, OutputError};
-use super::process::{Cause, End, Ended};
 use super::program;
-use super::slurm::{self, Ending, OwnJob};
+use super::slurm::{self, Ending, OwnJob, Step};
+use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
 use crate::runtime::{AppError, LaunchError, Mount, Os, RuntimeError};
@@ -38,8 +39,6 @@ pub struct Place {
     pub job: Option<String>,
     /// Under Slurm: the job that may be put back into the queue.
     pub own_job: Option<OwnJob>,
-    /// From 0.
-    pub attempt: u32,
     pub time_limit: TimeLimit,
     /// The environment of a stage without a container.
     pub host_env: Vec<(String, String)>,
@@ -117,11 +116,12 @@ impl TaskError {
     }
 }
 
-/// Runs one task of `run` and gives its final record, which is written already.
+/// Runs one task of `run`, for the `attempt`th time (from 0), in a process of its own: the inside of a job. Gives its final
+/// record, which is written already.
 ///
 /// # Errors
 /// Only what keeps the record from being written: all else *is* the record.
-pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result<Record, TaskError> {
+pub fn run(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &Place) -> Result<Record, TaskError> {
     let plan = run.plan_of(stage)?;
     let planned = plan.stages.get(stage).filter(|planned| index < planned.stage.tasks());
     let planned = planned.ok_or_else(|| TaskError::NoSuchTask {
@@ -129,9 +129,108 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result
         index,
     })?;
     let records = run.records(stage);
-    let mut record = Record {
+    if !planned.stage.always
+        && let Some(parent) = failed_parent(run, &plan, &planned.stage, index)?
+    {
+        let record = Record {
+            outcome: Outcome::UpstreamFailed,
+            ended: Some(now()),
+            message: format!("{parent} did not end well"),
+            ..begun(attempt, place)
+        };
+        records.write(index, &record).map_err(TaskError::Record)?;
+        return Ok(record);
+    }
+    let watch = Watch::new();
+    let task = Numbered { index, attempt };
+    let record = attended(&watch, || once(run, &plan, &planned.stage, task, &records, place, &watch));
+    let mut record = record.map_err(TaskError::Supervise)?.map_err(TaskError::Record)?;
+    if let Some(job) = &place.own_job
+        && retries(&planned.stage.retry, &record)
+    {
+        record.message = try_again(&records, index, &record, &retry_resources(&planned.stage, attempt + 1), job)?;
+        if record.message.is_empty() {
+            return Ok(record);
+        }
+    }
+    records.write(index, &record).map_err(TaskError::Record)?;
+    Ok(record)
+}
+
+/// Which task of a stage, and for which time (from 0).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbered {
+    pub index: u32,
+    pub attempt: u32,
+}
+
+/// Runs a task once whose needs are met. `records` says that it began; that it ended is for the caller to write.
+///
+/// # Errors
+/// A record that cannot be written.
+pub(super) fn once(
+    run: &RunDir,
+    plan: &Plan,
+    stage: &Stage,
+    task: Numbered,
+    records: &Records,
+    place: &Place,
+    watch: &Watch,
+) -> io::Result<Record> {
+    let mut record = begun(task.attempt, place);
+    records.write(task.index, &record)?;
+    match perform(run, plan, stage, task, place, watch) {
+        Ok((outcome, message, end)) => {
+            record.outcome = outcome;
+            record.message = message;
+            record.cpu = Some(end.ended.cpu.as_millis() as u64);
+            record.memory = Some(end.ended.memory);
+        }
+        Err(error) => {
+            record.outcome = Outcome::Broken;
+            record.message = with_causes(&error);
+        }
+    }
+    record.ended = Some(now());
+    Ok(record)
+}
+
+/// The same on another node: a job step, which writes the record itself. Gives it; or, where it left none, one that says so.
+///
+/// # Errors
+/// A record that cannot be read.
+pub(super) fn elsewhere(
+    run: &RunDir,
+    stage: &StageName,
+    task: Numbered,
+    records: &Records,
+    step: &Step,
+    watch: &Watch,
+) -> io::Result<Record> {
+    let ran = program::step(
+        &step.argv(run.path(), &stage.0, task.index, task.attempt),
+        &step.env(),
+        run.path(),
+        watch,
+    );
+    let written = records.read_one(task.index)?;
+    let message = match (written, ran) {
+        (Some(record), Ok(_)) if record.outcome != Outcome::Running && record.attempt == task.attempt => return Ok(record),
+        (_, Ok(cause)) if cause != Cause::Own => "the task was stopped before it left a record".to_owned(),
+        (_, Ok(_)) => format!("the task ended on {} without a record: it was killed from outside", step.node),
+        (_, Err(error)) => format!("the task could not be started on {}: {}", step.node, with_causes(&error)),
+    };
+    Ok(Record {
+        attempt: task.attempt,
+        host: step.node.clone(),
+        ..unstarted(Outcome::Broken, message)
+    })
+}
+
+fn begun(attempt: u32, place: &Place) -> Record {
+    Record {
         outcome: Outcome::Running,
-        attempt: place.attempt,
+        attempt,
         host: place.host.clone(),
         pid: std::process::id(),
         job: place.job.clone(),
@@ -140,41 +239,7 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, place: &Place) -> Result
         cpu: None,
         memory: None,
         message: String::new(),
-    };
-    if !planned.stage.always
-        && let Some(parent) = failed_parent(run, &plan, &planned.stage, index)?
-    {
-        record.outcome = Outcome::UpstreamFailed;
-        record.message = format!("{parent} did not end well");
-    } else {
-        records.write(index, &record).map_err(TaskError::Record)?;
-        match attempt(run, &plan, &planned.stage, index, place) {
-            Ok((outcome, message, end)) => {
-                record = Record {
-                    outcome,
-                    message,
-                    cpu: Some(end.ended.cpu.as_millis() as u64),
-                    memory: Some(end.ended.memory),
-                    ..record
-                };
-            }
-            Err(error) => {
-                record.outcome = Outcome::Broken;
-                record.message = with_causes(&error);
-            }
-        }
     }
-    record.ended = Some(now());
-    if let Some(job) = &place.own_job
-        && retries(&planned.stage.retry, &record)
-    {
-        record.message = try_again(&records, index, &record, &retry_resources(&planned.stage, place.attempt + 1), job)?;
-        if record.message.is_empty() {
-            return Ok(record);
-        }
-    }
-    records.write(index, &record).map_err(TaskError::Record)?;
-    Ok(record)
 }
 
 /// Puts this job back into the queue. While it waits its record says that the task has not ended.
@@ -240,9 +305,16 @@ fn ended_badly(records: &Records, only: Option<u32>, count: u32) -> Result<bool,
 }
 
 /// From expansion to the program's end and its outputs.
-fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) -> Result<(Outcome, String, End), TaskError> {
+fn perform(
+    run: &RunDir,
+    plan: &Plan,
+    stage: &Stage,
+    Numbered { index, attempt }: Numbered,
+    place: &Place,
+    watch: &Watch,
+) -> Result<(Outcome, String, End), TaskError> {
     let mut task = plan::task(plan, &stage.name, index, run.path())?;
-    task.resources = retry_resources(stage, place.attempt);
+    task.resources = retry_resources(stage, attempt);
     outputs::remove(&task.outputs)?;
     let mounts = mounts(&task.binds)?;
     let logs = run.task_logs(&stage.name, index);
@@ -256,9 +328,9 @@ fn attempt(run: &RunDir, plan: &Plan, stage: &Stage, index: u32, place: &Place) 
     let end = match &task.image {
         Some(name) => {
             let image = plan.lock.images.get(name).ok_or_else(|| TaskError::NoImage(name.clone()))?;
-            program::in_container(&task, image, mounts, place, limit, stdout, stderr)?
+            program::in_container(&task, image, mounts, place, program::Supervision { watch, limit }, stdout, stderr)?
         }
-        None => program::on_host(&task, place, limit, stdout, stderr)?,
+        None => program::on_host(&task, place, program::Supervision { watch, limit }, &stdout, &stderr)?,
     };
     let (outcome, message) = match killed(&task, kills.since(), end, place) {
         Some(message) => (Outcome::OutOfMemory, message),

@@ -8,6 +8,7 @@ mod find;
 mod image;
 mod local;
 mod resolve;
+mod there;
 
 pub use all::all;
 pub use data::data;
@@ -17,3 +18,4 @@ pub use find::{Found, find};
 pub use image::{PullError, image};
 pub use local::{FileError, FileFacts, Local, file_facts};
 pub use resolve::{image_source, resolve};
+pub use there::is_there;

@@ -15,6 +15,9 @@ use super::error::{ImageError, at};
 use super::layers::Merged;
 use super::squashfs::{SquashfsOptions, Written, write_squashfs};
 use crate::oci::{Algorithm, Hasher};
+use crate::sif::format::{
+    ARCHITECTURES, COUNT, DESCRIPTOR, DESCRIPTORS, EXTRA, GROUP, HEADER, INSPECT, MAGIC, OCI_CONFIG, VERSION, kind, partition,
+};
 
 /// What a SIF says of its partition.
 #[derive(Clone, Debug)]
@@ -32,20 +35,8 @@ pub struct SifDescription {
 }
 
 const LAUNCH: &[u8] = b"#!/usr/bin/env run-singularity\n";
-const DESCRIPTORS: u64 = 4096;
-const DESCRIPTOR: usize = 585;
-const COUNT: usize = 48;
 const DATA: u64 = DESCRIPTORS + (COUNT * DESCRIPTOR) as u64;
 const PARTITION_ALIGNMENT: u64 = 4096;
-/// The group that all objects of one image are in.
-const GROUP: u32 = 0xf000_0000 | 1;
-
-/// Types of objects.
-mod kind {
-    pub(super) const DEFINITION: u32 = 0x4001;
-    pub(super) const PARTITION: u32 = 0x4004;
-    pub(super) const JSON: u32 = 0x4006;
-}
 
 /// Writes `merged` as the SIF `out`, executable, replacing what is there in one step when all is on disk.
 ///
@@ -76,8 +67,8 @@ fn write(merged: &Merged, description: &SifDescription, options: &SquashfsOption
     let architecture = architecture(&description.architecture);
     let texts: [(u32, &str, &[u8]); 3] = [
         (kind::DEFINITION, "", definition.as_bytes()),
-        (kind::JSON, "inspect-metadata.json", inspect),
-        (kind::JSON, "oci-config.json", oci_config),
+        (kind::JSON, INSPECT, inspect),
+        (kind::JSON, OCI_CONFIG, oci_config),
     ];
     let mut objects = Vec::new();
     let mut end = DATA;
@@ -96,8 +87,12 @@ fn write(merged: &Merged, description: &SifDescription, options: &SquashfsOption
     }
     let start = end.next_multiple_of(PARTITION_ALIGNMENT);
     let written = write_squashfs(merged, file, start, options)?;
-    // SquashFS, the primary system partition.
-    let extra = [&1_i32.to_le_bytes()[..], &2_i32.to_le_bytes(), &architecture].concat();
+    let extra = [
+        &partition::SQUASHFS.to_le_bytes()[..],
+        &partition::PRIMARY.to_le_bytes(),
+        &architecture,
+    ]
+    .concat();
     objects.push(Object {
         kind: kind::PARTITION,
         name: "",
@@ -114,11 +109,11 @@ fn write(merged: &Merged, description: &SifDescription, options: &SquashfsOption
     }
     file.write_all_at(&descriptors, DESCRIPTORS)?;
     let used = i64::try_from(objects.len()).expect("there are four");
-    let mut header = Vec::with_capacity(128);
+    let mut header = Vec::with_capacity(HEADER);
     header.extend(LAUNCH);
     header.resize(32, 0);
-    header.extend(b"SIF_MAGIC\0");
-    header.extend(b"01\0");
+    header.extend(MAGIC);
+    header.extend(VERSION);
     header.extend(architecture);
     header.extend(uuid(description, &descriptors));
     header.extend(created.to_le_bytes());
@@ -162,7 +157,7 @@ impl Object<'_> {
             bytes.extend(field.to_le_bytes());
         }
         bytes.extend(self.name.as_bytes());
-        bytes.resize(DESCRIPTOR - 384, 0);
+        bytes.resize(DESCRIPTOR - EXTRA, 0);
         bytes.extend(&self.extra);
         bytes.resize(DESCRIPTOR, 0);
         bytes.try_into().expect("it was sized")
@@ -171,22 +166,8 @@ impl Object<'_> {
 
 /// Two digits and a NUL.
 fn architecture(name: &str) -> [u8; 3] {
-    let digits = match name {
-        "386" => b"01",
-        "amd64" => b"02",
-        "arm" => b"03",
-        "arm64" => b"04",
-        "ppc64" => b"05",
-        "ppc64le" => b"06",
-        "mips" => b"07",
-        "mipsle" => b"08",
-        "mips64" => b"09",
-        "mips64le" => b"10",
-        "s390x" => b"11",
-        "riscv64" => b"12",
-        "loong64" => b"13",
-        _ => b"00",
-    };
+    let known = ARCHITECTURES.iter().find(|(known, _)| *known == name);
+    let digits = known.map_or(b"00", |(_, number)| *number);
     [digits[0], digits[1], 0]
 }
 

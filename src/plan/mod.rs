@@ -5,6 +5,7 @@
 mod decide;
 mod identity;
 mod model;
+mod prepare;
 mod summary;
 mod task;
 mod taskset;
@@ -12,6 +13,7 @@ mod taskset;
 pub use decide::{PlanError, Previous, PreviousStage, Selection, plan};
 pub use identity::Parts;
 pub use model::{Plan, Reason, StagePlan, Task, VERSION};
+pub use prepare::{PREPARE, complete, prepare_first};
 pub use summary::{StageSummary, summary};
 pub use task::{TaskError, task};
 pub use taskset::TaskSet;

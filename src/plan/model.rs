@@ -59,6 +59,8 @@ pub enum Reason {
     Forced,
     /// The selection leaves it out.
     NotSelected,
+    /// It brings images and data into the store, for the others.
+    Prepares,
 }
 
 /// One task, every template expanded.

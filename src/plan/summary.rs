@@ -47,6 +47,7 @@ fn reason(stage: &StagePlan) -> String {
         Reason::ParentRuns(parent) => format!("needs `{parent}`, which runs"),
         Reason::Forced => "forced".into(),
         Reason::NotSelected => "not selected".into(),
+        Reason::Prepares => "brings images and data into the store".into(),
     }
 }
 

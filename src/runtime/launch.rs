@@ -104,6 +104,11 @@ pub fn script(text: &str) -> Vec<String> {
     ["/bin/sh", "-eu", "-c", text, "script"].map(str::to_owned).to_vec()
 }
 
+/// The same for a script in a file, which the program sees at `path`.
+pub fn script_file(path: &str) -> Vec<String> {
+    ["/bin/sh", "-eu", path].map(str::to_owned).to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,10 +2,14 @@
 //! runtime.
 
 use std::ffi::CString;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::unistd::Pid;
+
+use super::exit::Status;
 
 type Result<T> = nix::Result<T>;
 
@@ -206,6 +210,93 @@ pub fn execute(program: &CString, argv: &[CString], env: &[CString]) -> Errno {
         Ok(never) => match never {},
         Err(errno) => errno,
     }
+}
+
+/// `argv` or `envp` of `execve`, made ready where memory may still be allocated.
+pub struct Words<'a> {
+    /// Ends with a null pointer.
+    pointers: Vec<*const libc::c_char>,
+    words: PhantomData<&'a CString>,
+}
+
+impl<'a> Words<'a> {
+    pub fn new(words: &'a [CString]) -> Words<'a> {
+        let pointers = words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+        Words {
+            pointers,
+            words: PhantomData,
+        }
+    }
+}
+
+/// [`execute`] without an allocation.
+pub fn execute_words(program: &CString, argv: &Words, env: &Words) -> Errno {
+    // SAFETY: both lists end with a null pointer and point to C strings that they borrow.
+    unsafe { libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
+    Errno::last()
+}
+
+/// `dup2` onto a number that nobody owns: one of a standard stream, in a child.
+pub fn duplicate_to(fd: RawFd, number: RawFd) -> Result<()> {
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::dup2(fd, number) }).map(drop)
+}
+
+/// Has a child execute a program, as `vfork` would: the child runs `become_it` in the caller's memory, on a stack of its own, while
+/// the calling thread stands still. `become_it` replaces the child by a program, or returns why it could not.
+///
+/// `become_it` makes system calls alone: it must neither allocate nor take a lock. The caller blocks all signals.
+///
+/// # Errors
+/// What `become_it` returned, and that of `clone`.
+pub fn spawn_sharing_memory(become_it: &mut dyn FnMut() -> Errno) -> Result<Pid> {
+    const STACK: usize = 64 << 10;
+    let mut failed: Option<Errno> = None;
+    let mut stack = vec![0; STACK];
+    let child = || {
+        failed = Some(become_it());
+        // Not `exit`: what the parent has registered for its own end is not the child's to do.
+        exit_now(127)
+    };
+    // SAFETY: CLONE_VFORK keeps this thread from running until the child has executed a program or ended, so that what the
+    // closure borrows and its stack live as long as it does; that it allocates nothing is the function's contract.
+    let pid = unsafe {
+        nix::sched::clone(
+            Box::new(child),
+            &mut stack,
+            CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK,
+            Some(libc::SIGCHLD),
+        )
+    }?;
+    match failed {
+        None => Ok(pid),
+        Some(errno) => {
+            wait_for_usage(pid)?;
+            Err(errno)
+        }
+    }
+}
+
+/// Waits for the child `pid`. Gives how it ended, its user and system time in microseconds and its peak resident memory in
+/// bytes, in both of which its own children count that it waited for.
+pub fn wait_for_usage(pid: Pid) -> Result<(Status, u64, u64)> {
+    let mut status = 0;
+    // SAFETY: a structure of numbers, for which zeros are good.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both places are alive during the call.
+        match Errno::result(unsafe { libc::wait4(pid.as_raw(), &raw mut status, 0, &raw mut used) }) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    let status = match libc::WIFSIGNALED(status) {
+        true => Status::Signaled(libc::WTERMSIG(status)),
+        false => Status::Exited(libc::WEXITSTATUS(status)),
+    };
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    Ok((status, micros(used.ru_utime) + micros(used.ru_stime), used.ru_maxrss as u64 * 1024))
 }
 
 /// Ends this process at once, without the destructors and buffers that it shares with its parent.

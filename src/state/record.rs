@@ -1,12 +1,15 @@
 //! Exit records: one slot of [`SLOT`] bytes a task in one file a stage, so that files grow with stages, not with tasks.
 //!
-//! Each task owns its slot. It writes under a byte-range lock with `O_DSYNC`: on NFS that keeps a client from writing
-//! back its neighbours' slots of the same page.
+//! Each task owns its slot. A job writes it under a byte-range lock with `O_DSYNC`: on NFS that keeps a client from writing
+//! back its neighbours' slots of the same page, and shows it to other hosts. Where one process runs all of a stage's tasks
+//! it keeps the file open, and what it writes is on disk a moment later ([`Records::keep_open`]).
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,23 +66,60 @@ pub struct Record {
     pub message: String,
 }
 
+/// How long a record of a file that is kept open may be in memory alone while others are written.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
 /// One stage's records.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Records {
     path: PathBuf,
+    kept: Option<Kept>,
+}
+
+/// The file, open, and when it was last brought to disk.
+#[derive(Debug)]
+struct Kept {
+    file: File,
+    synced: Mutex<Instant>,
 }
 
 impl Records {
     pub fn new(path: PathBuf) -> Records {
-        Records { path }
+        Records { path, kept: None }
+    }
+
+    /// For the one process that writes all of these records: [`Records::write`] returns before they are on disk, where they are
+    /// a second later while more is written, and otherwise after [`Records::sync`]. The end of the process loses nothing;
+    /// that of the machine does, and then a task runs again.
+    ///
+    /// # Errors
+    /// A file that cannot be opened or made.
+    pub fn keep_open(self) -> io::Result<Records> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path)?;
+        let kept = Kept {
+            file,
+            synced: Mutex::new(Instant::now()),
+        };
+        Ok(Records { kept: Some(kept), ..self })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes `record` into slot `index`; it is on disk when this returns.
+    /// Brings all that was written to disk.
+    pub fn sync(&self) -> io::Result<()> {
+        match &self.kept {
+            Some(kept) => kept.file.sync_data(),
+            None => File::open(&self.path)?.sync_data(),
+        }
+    }
+
+    /// Writes `record` into slot `index`; it is on disk when this returns, unless the file is kept open.
     pub fn write(&self, index: u32, record: &Record) -> io::Result<()> {
+        if let Some(kept) = &self.kept {
+            return kept.write(index, record);
+        }
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -166,6 +206,20 @@ impl Records {
     }
 }
 
+impl Kept {
+    fn write(&self, index: u32, record: &Record) -> io::Result<()> {
+        self.file.write_all_at(&slot(record), u64::from(index) * SLOT as u64)?;
+        // Whoever comes meanwhile leaves it to this one.
+        if let Ok(mut synced) = self.synced.try_lock()
+            && synced.elapsed() >= SYNC_EVERY
+        {
+            self.file.sync_data()?;
+            *synced = Instant::now();
+        }
+        Ok(())
+    }
+}
+
 /// A slot that was half written, or never, is no record.
 fn parse(slot: &[u8]) -> Option<Record> {
     (slot.first() == Some(&b'{') && slot.last() == Some(&b'\n'))
@@ -228,6 +282,19 @@ mod tests {
         assert_eq!(records.read_one(9).unwrap(), None);
         records.clear(&[2, 3, 9].into_iter().collect()).unwrap();
         assert_eq!(records.read(4).unwrap(), [Some(record("first")), None, None, None]);
+    }
+
+    #[test]
+    fn a_file_kept_open_is_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("call");
+        Records::new(path.clone()).write(1, &record("before")).unwrap();
+        let kept = Records::new(path.clone()).keep_open().unwrap();
+        kept.write(0, &record("first")).unwrap();
+        let read: Vec<_> = Records::new(path).read(2).unwrap();
+        assert_eq!(read, [Some(record("first")), Some(record("before"))]);
+        kept.sync().unwrap();
+        assert!(Records::new(folder.path().join("none/call")).keep_open().is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Journal, Records, read_plan};
 use crate::plan::{self, Plan};
-use crate::workflow::StageName;
+use crate::workflow::{StageName, Workflow};
 
 /// Who runs the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,15 @@ pub struct RunInfo {
     pub created: i64,
     /// dvrun's version.
     pub version: String,
+}
+
+/// `prepare.json`: what the run's first job brings into the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Preparation {
+    /// The images and data sets that are declared; its stages are in the plan.
+    pub workflow: Workflow,
+    /// No server is asked.
+    pub offline: bool,
 }
 
 /// What can be wrong with a run folder.
@@ -72,6 +81,8 @@ impl StateError {
 pub struct RunDir {
     path: PathBuf,
 }
+
+const PREPARATION: &str = "prepare.json";
 
 /// Where a run folder's name begins while it is being made.
 const DRAFT: &str = ".new-";
@@ -210,6 +221,22 @@ impl RunDir {
         sync_folder(&self.path)
     }
 
+    /// Leaves images and data to the run's first job.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn prepare_later(&self, preparation: &Preparation) -> Result<(), StateError> {
+        self.write_json(PREPARATION, preparation)
+    }
+
+    /// What was left to the run's first job.
+    ///
+    /// # Errors
+    /// A run that left nothing to it, or a folder that cannot be read.
+    pub fn preparation(&self) -> Result<Preparation, StateError> {
+        self.read_json(PREPARATION)
+    }
+
     pub fn journal_path(&self) -> PathBuf {
         self.path.join("journal.jsonl")
     }
@@ -221,6 +248,29 @@ impl RunDir {
 
     pub fn records(&self, stage: &StageName) -> Records {
         Records::new(self.path.join("records").join(&stage.0))
+    }
+
+    /// Brings the records of these stages to disk. Those of very many come there with all of their file system's: one call, in the
+    /// place of one for each.
+    ///
+    /// # Errors
+    /// A disk that takes no more, or a folder that is gone.
+    pub fn sync_records<'a>(&self, stages: impl Iterator<Item = &'a StageName> + Clone) -> Result<(), StateError> {
+        const FEW: usize = 64;
+        let folder = self.path.join("records");
+        if stages.clone().nth(FEW).is_some() {
+            let opened = fs::File::open(&folder).map_err(at("open", &folder))?;
+            return nix::unistd::syncfs(&opened).map_err(|errno| at("sync", &folder)(errno.into()));
+        }
+        for stage in stages {
+            let records = self.records(stage);
+            match records.sync() {
+                // Of a stage that was stopped before its first task.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(at("sync", records.path()))?,
+            }
+        }
+        Ok(())
     }
 
     pub fn script(&self, stage: &StageName) -> PathBuf {

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 
+use super::Template;
 use super::scope::{Miss, Scope, is_group};
 
 /// The longest expression, and the longest text that comes out of one.
@@ -20,6 +21,11 @@ const MAX_RESULT: usize = 1 << 20;
 
 const OPEN: &str = "${{";
 const CLOSE: &str = "}}";
+
+/// A template that comes out as `text`, whatever is in it.
+pub(crate) fn literal(text: &str) -> Template {
+    Template(text.replace(OPEN, "${{ \"${{\" }}"))
+}
 
 /// What is wrong with a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes. Written `512M`, `4G`, `1.5T` (powers of 1024; a unit is required).
@@ -50,6 +51,16 @@ impl Bytes {
     pub fn mebibytes(self) -> u64 {
         self.0.div_ceil(1 << 20)
     }
+}
+
+/// For `serde`: an optional value of a configuration file as people write it (`8G`, `4h`).
+pub fn as_written<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 impl FromStr for Bytes {

@@ -21,6 +21,7 @@ fn deepvariant_is_planned_as_ever() {
         let text = script["script"].as_str().expect("each has a text");
         let text = text
             .replace(&sandbox.work().display().to_string(), "@WORKFLOW@")
+            .replace(&sandbox.path().join("config.yaml").display().to_string(), "@CONFIG@")
             .replace(&binary().canonicalize().expect("it is built").display().to_string(), "@DVRUN@");
         let path = golden.join(format!("{stage}.sbatch"));
         if env::var_os("DVRUN_BLESS").is_some() {

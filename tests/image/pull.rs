@@ -61,7 +61,7 @@ fn a_sif_is_written_unless_another_format_is_named() {
     assert_eq!(mode & 0o777, 0o755);
     assert_eq!(fs::read_dir(sandbox.cache().join("v1/scratch")).unwrap().count(), 0);
 
-    for compression in ["none", "gzip", "zstd:19"] {
+    for compression in ["none", "gzip", "zstd:19", "lz4", "xz:1"] {
         let path = sandbox.work().join("root.squashfs");
         finish(&mut pull(
             &sandbox,

@@ -15,16 +15,22 @@ use super::seen::{SeenTree, assert_same, on_disk};
 use crate::support::layers::*;
 use crate::support::{as_root, finish, lane};
 
-const COMPRESSIONS: [Compression; 4] = [Compression::Zstd(3), Compression::Gzip(6), Compression::None, Compression::Zstd(1)];
+const COMPRESSIONS: [Compression; 5] = [
+    Compression::Zstd(3),
+    Compression::Gzip(6),
+    Compression::None,
+    Compression::Lz4,
+    Compression::Xz(1),
+];
 
-fn unsquashfs() -> bool {
+pub fn unsquashfs() -> bool {
     lane(
         "unsquashfs: not installed",
         Command::new("unsquashfs").arg("-version").output().is_ok(),
     )
 }
 
-fn write(bench: &Bench, layers: &[Vec<Member>], options: &SquashfsOptions) -> PathBuf {
+pub fn write(bench: &Bench, layers: &[Vec<Member>], options: &SquashfsOptions) -> PathBuf {
     let merged = bench.merge(Packing::Gzip, layers).expect("the layers are good");
     let path = bench.path().join("image.squashfs");
     let file = File::create(&path).unwrap();
@@ -120,7 +126,7 @@ fn unsquashfs_sees_what_the_model_says() {
     for (at, (name, layers, _)) in corpus().iter().enumerate() {
         let bench = Bench::new();
         let options = SquashfsOptions {
-            compression: COMPRESSIONS[at % 4],
+            compression: COMPRESSIONS[at % 5],
             block_size: [4096, 128 << 10, 1 << 20][at % 3],
         };
         let image = write(&bench, layers, &options);
@@ -173,7 +179,7 @@ fn the_kernel_sees_what_the_model_says_as_root() {
         benches.push(Bench::new());
         let bench = &benches[at];
         let options = SquashfsOptions {
-            compression: COMPRESSIONS[at % 4],
+            compression: COMPRESSIONS[at % 5],
             ..Default::default()
         };
         let image = write(bench, layers, &options);
@@ -188,15 +194,19 @@ fn the_kernel_sees_what_the_model_says_as_root() {
 }
 
 /// A mounted image; unmounted when dropped.
-struct Mounted(PathBuf);
+pub struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(image: &Path, on: &Path) -> Option<Mounted> {
+    pub fn new(image: &Path, on: &Path) -> Option<Mounted> {
         fs::create_dir(on).expect("the test owns the folder");
         let mut command = Command::new("mount");
         command.args(["-t", "squashfs", "-o", "loop,ro"]).arg(image).arg(on);
         let done = command.output().is_ok_and(|output| output.status.success());
         done.then(|| Mounted(on.to_owned()))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -209,7 +219,7 @@ impl Drop for Mounted {
 }
 
 /// Every way in which a mounted tree differs from the model.
-fn exact(root: &Path, model: &Model) -> Vec<String> {
+pub fn exact(root: &Path, model: &Model) -> Vec<String> {
     use std::os::unix::ffi::OsStrExt;
     let mut differences = Vec::new();
     let found = walkdir::WalkDir::new(root).into_iter().count();

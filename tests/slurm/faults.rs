@@ -364,7 +364,7 @@ fn the_scripts_of_a_plan_are_those_that_are_submitted() {
         &work.plan.stages[0],
         &TaskSet::all(1200),
         &profile,
-        &work.program(),
+        &work.program().into(),
         Limits::default(),
     )
     .unwrap();

@@ -21,7 +21,7 @@ fn request(stage: &str, tasks: &[u32], reach: Reach) -> Request {
 }
 
 fn again(work: &mut Work, slurm: &Slurm, request: &Request) -> Result<Rerun, SlurmRerunError> {
-    let program = work.program();
+    let program = work.program().into();
     rerun(&work.run, &mut work.plan, request, &SlurmProfile::default(), slurm, &program)
 }
 

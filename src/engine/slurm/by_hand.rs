@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::journal::{Intent, SubmittedJob};
 use super::parents::{Dependency, Parent, dependency};
 use super::profile::SlurmProfile;
-use super::script::{Limits, job_name, scripts, shell_word};
+use super::script::{Limits, Program, job_name, scripts, shell_word};
 use super::submit::{SubmitError, append, token};
 use crate::plan::Plan;
 use crate::state::{Event, RunDir};
@@ -24,7 +24,7 @@ pub fn by_hand(
     run: &RunDir,
     plan: &Plan,
     profile: &SlurmProfile,
-    program: &Path,
+    program: &Program,
     limits: Limits,
     folder: &Path,
 ) -> Result<Vec<PathBuf>, SubmitError> {

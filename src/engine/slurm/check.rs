@@ -3,56 +3,46 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::call::{CallError, Slurm, call};
+use super::call::{Slurm, call};
 use super::profile::{GpuFlag, MemoryFlag, SlurmProfile};
-use super::submit::limits;
+use super::query::without_accounts;
+use super::submit::setting;
+use super::version::{NEWEST, OLDEST, Version};
 
 /// One thing that was looked at.
 #[derive(Debug)]
 pub struct Finding {
     /// What it is about.
-    pub what: &'static str,
+    pub what: String,
     /// What was found, or why it is not as it should be.
-    pub found: Result<String, CallError>,
+    pub found: Result<String, String>,
 }
 
-/// Looks at the cluster's commands and limits, and has Slurm judge (`sbatch --test-only`, which submits nothing) a job
-/// with what `profile` asks for, and with `gpus` GPUs.
+/// Looks at the cluster's version, commands and limits, and has Slurm judge (`sbatch --test-only`, which submits nothing) a
+/// job with what `profile` asks for, one for each of its partitions, and one with `gpus` GPUs.
 pub fn check(profile: &SlurmProfile, slurm: &Slurm, gpus: u32, script: &Path) -> Vec<Finding> {
-    let ask = |program, args: &[&str]| call(slurm, program, &Vec::from_iter(args.iter().map(OsStr::new)));
-    let mut findings = vec![Finding {
-        what: "slurm",
-        found: ask(&slurm.sbatch, &["--version"]).map(|text| text.trim().to_owned()),
-    }];
-    let config = ask(&slurm.scontrol, &["show", "config"]);
-    let value = |key: &str| {
-        let text = config.as_deref().unwrap_or_default();
-        let line = text
-            .lines()
-            .find(|line| line.split('=').next().is_some_and(|name| name.trim() == key));
-        line.and_then(|line| line.split_once('='))
-            .map_or("unknown", |(_, value)| value.trim())
-            .to_owned()
-    };
-    let described = format!(
-        "arrays up to {}, jobs kept for {}, accounts in {}",
-        limits(slurm).map_or(0, |limits| limits.array_size),
-        value("MinJobAge"),
-        value("AccountingStorageType")
-    );
-    findings.push(Finding {
-        what: "controller",
-        found: config.as_ref().map(|_| described).map_err(|error| CallError::Failed {
-            command: slurm.scontrol.display().to_string(),
-            status: "no answer".to_owned(),
-            message: error.to_string(),
-        }),
-    });
-    if let Some(sacct) = &slurm.sacct {
+    let ask =
+        |program, args: &[&str]| call(slurm, program, &Vec::from_iter(args.iter().map(OsStr::new))).map_err(|error| error.to_string());
+    let mut findings = Vec::new();
+    let mut find = |what: &str, found| {
         findings.push(Finding {
-            what: "accounts",
-            found: ask(sacct, &["-X", "-n", "-P", "--format=JobID", "-S", "now"]).map(|_| "sacct answers".to_owned()),
-        });
+            what: what.to_owned(),
+            found,
+        })
+    };
+    find("slurm", ask(&slurm.sbatch, &["--version"]).and_then(|text| version(&text)));
+    find(
+        "controller",
+        ask(&slurm.scontrol, &["show", "config"]).map(|config| described(&config)),
+    );
+    if let Some(sacct) = &slurm.sacct {
+        let answer = call(slurm, sacct, &["-X", "-n", "-P", "--format=JobID", "-S", "now"].map(OsStr::new));
+        let found = match without_accounts(answer) {
+            Ok(Some(_)) => Ok("sacct answers".to_owned()),
+            Ok(None) => Ok("there are none: a job that left no record is unknown once the queue has forgotten it".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        find("accounts", found);
     }
     let mut options = vec!["--test-only".to_owned()];
     options.extend(asked(profile));
@@ -61,18 +51,21 @@ pub fn check(profile: &SlurmProfile, slurm: &Slurm, gpus: u32, script: &Path) ->
         MemoryFlag::MemPerCpu => "--mem-per-cpu=100M".to_owned(),
     });
     options.extend(["--time=10".to_owned(), "--requeue".to_owned()]);
-    let mut judge = |what, more: Option<String>| {
+    let mut judge = |what: &str, more: Option<String>| {
         let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
         words.extend(more.as_deref());
         let script = script.to_string_lossy();
         words.push(&script);
         let shown = words[1..words.len() - 1].join(" ");
-        findings.push(Finding {
-            what,
-            found: ask(&slurm.sbatch, &words).map(|_| format!("would be taken: {shown}")),
-        });
+        find(what, ask(&slurm.sbatch, &words).map(|_| format!("would be taken: {shown}")));
     };
     judge("job", None);
+    for partition in &profile.partitions {
+        judge(
+            &format!("partition {}", partition.name),
+            Some(format!("--partition={}", partition.name)),
+        );
+    }
     if gpus > 0 {
         let flag = match profile.gpus {
             GpuFlag::Gres => format!("--gres=gpu:{gpus}"),
@@ -82,6 +75,28 @@ pub fn check(profile: &SlurmProfile, slurm: &Slurm, gpus: u32, script: &Path) ->
         judge("gpu job", Some(flag));
     }
     findings
+}
+
+fn version(text: &str) -> Result<String, String> {
+    let said = text.trim();
+    match Version::parse(text) {
+        Some(version) if version < OLDEST => Err(format!("{said} is older than {OLDEST}, the first that dvrun knows")),
+        Some(version) if version > NEWEST => Ok(format!("{said}, newer than {NEWEST}, the last that dvrun was made for")),
+        Some(_) => Ok(said.to_owned()),
+        None => Err(format!("`{said}` names no version")),
+    }
+}
+
+/// What of `scontrol show config` matters here.
+fn described(config: &str) -> String {
+    let value = |key: &str| setting(config, key).unwrap_or("unknown");
+    format!(
+        "arrays up to {}, {} jobs at once, jobs kept for {}, accounts in {}",
+        value("MaxArraySize"),
+        value("MaxJobCount"),
+        value("MinJobAge"),
+        value("AccountingStorageType")
+    )
 }
 
 /// The options that a profile adds to every job.

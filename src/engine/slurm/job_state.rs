@@ -43,12 +43,13 @@ impl JobState {
                 reason: String::new(),
                 start: None,
             },
-            "RUNNING" | "CONFIGURING" | "RESIZING" | "SIGNALING" | "STAGE_OUT" => JobState::Running,
-            "COMPLETING" => JobState::Completing,
+            "RUNNING" | "CONFIGURING" | "POWER_UP_NODE" | "RESIZING" | "SIGNALING" | "STAGE_OUT" => JobState::Running,
+            // Since 25.11: it ended, and is looked at whether it runs again at once.
+            "COMPLETING" | "EXPEDITING" => JobState::Completing,
             "SUSPENDED" | "STOPPED" => JobState::Suspended,
             "COMPLETED" => JobState::Completed,
             "FAILED" | "LAUNCH_FAILED" | "RECONFIG_FAIL" => JobState::Failed { exit: None },
-            "CANCELLED" | "REVOKED" => JobState::Cancelled {
+            "CANCELLED" => JobState::Cancelled {
                 by: match (words.next(), words.next()) {
                     (Some("by"), Some(who)) => Some(who.to_owned()),
                     _ => None,
@@ -147,6 +148,9 @@ mod tests {
         );
         assert_eq!(JobState::parse("CANCELLED"), JobState::Cancelled { by: None });
         assert_eq!(JobState::parse("OUT_OF_MEMORY"), JobState::OutOfMemory);
+        // Another cluster of a federation has it: this one cannot tell how it goes on.
+        assert!(matches!(JobState::parse("REVOKED"), JobState::Unknown(_)));
+        assert_eq!(JobState::parse("EXPEDITING"), JobState::Completing);
         // A column cut short is not guessed at.
         assert_eq!(JobState::parse("OUT_OF_ME+"), JobState::Unknown("OUT_OF_ME+".into()));
         assert!(JobState::parse("HIBERNATING").is_active());

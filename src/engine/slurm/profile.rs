@@ -1,6 +1,9 @@
 //! What one cluster wants.
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+
+use super::partition::Partition;
 
 /// `profiles.NAME.slurm` of the configuration file. Everything may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -9,6 +12,8 @@ pub struct SlurmProfile {
     pub account: Option<String>,
     /// A stage's own partition goes before this one.
     pub partition: Option<String>,
+    /// A stage that names no partition gets the first of these that has room for it; `partition` where none has.
+    pub partitions: Vec<Partition>,
     pub qos: Option<String>,
     pub constraint: Option<String>,
     /// How this site wants memory to be asked for.
@@ -18,6 +23,10 @@ pub struct SlurmProfile {
     /// Slurm itself cancels jobs whose dependency cannot be met any more. `None`: as the site has it.
     pub kill_invalid_depend: Option<bool>,
     pub export: Export,
+    /// Loaded before a job's task begins; what they set is seen by stages without a container.
+    pub modules: Vec<String>,
+    /// Set in each job, for stages without a container.
+    pub env: IndexMap<String, String>,
     /// More options of `sbatch`, one each, before a stage's own.
     pub args: Vec<String>,
 }

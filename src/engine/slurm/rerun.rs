@@ -4,7 +4,6 @@
 //! what it waited for had failed. While that is done it is held, lest it start before it knows.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::array::{Chunk, indices};
 use super::call::{CallError, Slurm};
@@ -14,6 +13,7 @@ use super::parents::{Dependency, Parent, dependency, standing};
 use super::profile::SlurmProfile;
 use super::query::{JobTask, States, queue};
 use super::reconcile::settle;
+use super::script::Program;
 use super::submit::{Submission, SubmitError, submit};
 use crate::engine::rerun::{Chosen, Request, RerunError, change, choose, reset};
 use crate::engine::seen::job_task;
@@ -67,7 +67,7 @@ pub fn rerun(
     request: &Request,
     profile: &SlurmProfile,
     slurm: &Slurm,
-    program: &Path,
+    program: &Program,
 ) -> Result<Rerun, SlurmRerunError> {
     settle(run, slurm)?;
     let ours = by_stage(jobs(&events(run)?));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, context};
 
 use super::array::{Chunk, chunks, indices};
+use super::partition::choose;
 use super::profile::{Export, GpuFlag, MemoryFlag, SlurmProfile};
 use crate::plan::{Plan, StagePlan, TaskSet};
 use crate::state::RunDir;
@@ -33,6 +34,20 @@ impl Default for Limits {
     }
 }
 
+/// This program, as every node finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    pub path: PathBuf,
+    /// Options that go before its command: which configuration the submitting call was told to use.
+    pub options: Vec<String>,
+}
+
+impl From<PathBuf> for Program {
+    fn from(path: PathBuf) -> Program {
+        Program { path, options: Vec::new() }
+    }
+}
+
 /// One job's script.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Script {
@@ -52,6 +67,8 @@ pub enum ScriptError {
         text: String,
         why: &'static str,
     },
+    #[error("stage {stage}: no partition of the profile has room for it: {why}")]
+    NoPartition { stage: StageName, why: String },
     #[error("the job script's template is wrong")]
     Template(#[from] minijinja::Error),
 }
@@ -61,6 +78,9 @@ impl ScriptError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ScriptError::Unwritable { .. } => Some("Slurm does not take such a name in any form; rename it".to_owned()),
+            ScriptError::NoPartition { .. } => {
+                Some("lower its resources, or name a partition for it: `slurm: {partition: …}`, or `partition` in the profile".to_owned())
+            }
             ScriptError::Template(_) => None,
         }
     }
@@ -68,21 +88,25 @@ impl ScriptError {
 
 /// The scripts of `stage` for those of its tasks in `todo`, a script for each job.
 ///
-/// `run` need not exist yet. `program` is the path under which every node finds this program.
+/// `run` need not exist yet.
 pub fn scripts(
     run: &RunDir,
     plan: &Plan,
     stage: &StagePlan,
     todo: &TaskSet,
     profile: &SlurmProfile,
-    program: &Path,
+    program: &Program,
     limits: Limits,
 ) -> Result<Vec<Script>, ScriptError> {
     let name = &stage.stage.name;
     let mut environment = Environment::new();
     environment.add_template("job", TEMPLATE)?;
     let template = environment.get_template("job")?;
-    let program = shell_word("path", path_text(program)?)?;
+    let mut words = vec![shell_word("path", path_text(&program.path)?)?];
+    for option in &program.options {
+        words.push(shell_word("option", option)?);
+    }
+    let setup = setup(profile)?;
     let folder = shell_word("path", path_text(run.path())?)?;
     let mut scripts = Vec::new();
     for chunk in chunks(todo, limits.array_size, limits.array_tasks) {
@@ -96,7 +120,8 @@ pub fn scripts(
             options => options(run, plan, stage, &chunk, profile)?,
             array => stage.stage.array.is_some(),
             offset => chunk.offset,
-            program => program,
+            setup => setup,
+            program => words.join(" "),
             run => folder,
             stage => name.0,
         })?;
@@ -129,12 +154,12 @@ fn options(run: &RunDir, plan: &Plan, stage: &StagePlan, chunk: &Chunk, profile:
         options.push(format!("--array={}{limit}", indices(chunk)));
     }
     resources(&stage.resources, profile, &mut options);
-    let partition = stage.slurm.partition.as_ref().or(profile.partition.as_ref());
+    let partition = partition(stage, profile)?;
     for (option, value) in [
-        ("account", profile.account.as_ref()),
+        ("account", profile.account.as_deref()),
         ("partition", partition),
-        ("qos", profile.qos.as_ref()),
-        ("constraint", profile.constraint.as_ref()),
+        ("qos", profile.qos.as_deref()),
+        ("constraint", profile.constraint.as_deref()),
     ] {
         if let Some(value) = value {
             options.push(option_word(&format!("--{option}={value}"))?);
@@ -158,6 +183,46 @@ fn options(run: &RunDir, plan: &Plan, stage: &StagePlan, chunk: &Chunk, profile:
         options.push(option_word(arg)?);
     }
     Ok(options)
+}
+
+/// The stage's own, or the first of the profile's that has room for it, or the profile's one.
+fn partition<'a>(stage: &'a Stage, profile: &'a SlurmProfile) -> Result<Option<&'a str>, ScriptError> {
+    if stage.slurm.partition.is_some() || profile.partitions.is_empty() {
+        return Ok(stage.slurm.partition.as_deref().or(profile.partition.as_deref()));
+    }
+    let small = match choose(stage, &profile.partitions) {
+        Ok(chosen) => return Ok(Some(chosen)),
+        Err(_) if profile.partition.is_some() => return Ok(profile.partition.as_deref()),
+        Err(small) => small,
+    };
+    let why: Vec<String> = small.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+    Err(ScriptError::NoPartition {
+        stage: stage.name.clone(),
+        why: why.join(", "),
+    })
+}
+
+/// What a job does before its task: the profile's environment and modules.
+fn setup(profile: &SlurmProfile) -> Result<Vec<String>, ScriptError> {
+    let mut lines = Vec::new();
+    for (name, value) in &profile.env {
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+        if name.is_empty() || !plain {
+            return Err(ScriptError::Unwritable {
+                what: "the variable",
+                text: name.clone(),
+                why: "it is no name of an environment variable",
+            });
+        }
+        lines.push(format!("export {name}={}", shell_word("value", value)?));
+    }
+    if !profile.modules.is_empty() {
+        let words = profile.modules.iter().map(|module| shell_word("module", module));
+        // A shell that is no login shell does not know the command.
+        lines.push("command -v module >/dev/null 2>&1 || . /etc/profile".to_owned());
+        lines.push(format!("module load {} || exit 3", words.collect::<Result<Vec<_>, _>>()?.join(" ")));
+    }
+    Ok(lines)
 }
 
 /// Whether a stage that always runs waits for this one. Were this one to wait for ever, the other would too.
@@ -276,6 +341,7 @@ mod tests {
     use indexmap::IndexMap;
 
     use super::*;
+    use crate::engine::slurm::partition::Partition;
     use crate::oci::Digest;
     use crate::plan::Reason;
     use crate::workflow::units::Bytes;
@@ -321,10 +387,14 @@ mod tests {
         }
     }
 
+    fn program() -> Program {
+        PathBuf::from("/opt/dvrun").into()
+    }
+
     fn render(plan: &Plan, at: usize, profile: &SlurmProfile) -> Result<Vec<String>, ScriptError> {
         let run = RunDir::at(plan.dir.join(".dvrun/runs/r1"));
         let stage = &plan.stages[at];
-        let scripts = scripts(&run, plan, stage, &stage.todo, profile, Path::new("/opt/dvrun"), Limits::default())?;
+        let scripts = scripts(&run, plan, stage, &stage.todo, profile, &program(), Limits::default())?;
         Ok(scripts.into_iter().map(|script| script.text).collect())
     }
 
@@ -360,6 +430,9 @@ mod tests {
             kill_invalid_depend: Some(false),
             export: Export::Nil,
             args: vec!["--exclusive=user".into()],
+            modules: vec!["gcc/12".into(), "a b".into()],
+            env: IndexMap::from([("LAB".to_owned(), "it's $5".to_owned())]),
+            ..SlurmProfile::default()
         };
         let texts = render(&plan("/w", vec![call]), 0, &profile).unwrap();
         assert_eq!(
@@ -390,6 +463,9 @@ mod tests {
 #SBATCH --mail-type=FAIL
 #SBATCH '--comment=two words'
 
+export LAB='it'\\''s $5'
+command -v module >/dev/null 2>&1 || . /etc/profile
+module load gcc/12 'a b' || exit 3
 # Slurm bounds array indices, not tasks: this array's index 0 is task 0.
 index=$((SLURM_ARRAY_TASK_ID + 0))
 # exec: signals reach the task itself, and its exit status is the job's.
@@ -424,6 +500,38 @@ exec /opt/dvrun __task /w/.dvrun/runs/r1 call \"$index\"
         let mut odd = stage("a", &[]);
         odd.stage.slurm.args.push("--x\n#SBATCH --uid=0".into());
         render(&plan("/w", vec![odd]), 0, &SlurmProfile::default()).unwrap_err();
+        for name in ["", "1A", "A B", "A;rm"] {
+            let profile = SlurmProfile {
+                env: IndexMap::from([(name.to_owned(), String::new())]),
+                ..SlurmProfile::default()
+            };
+            render(&plan("/w", vec![stage("a", &[])]), 0, &profile).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_partition_is_chosen_where_the_profile_has_several() {
+        let mut long = stage("a", &[]);
+        long.stage.resources.time = Some(Seconds(86_400));
+        let named = |name: &str, time| Partition {
+            name: name.to_owned(),
+            time: Some(Seconds(time)),
+            ..Partition::default()
+        };
+        let mut profile = SlurmProfile {
+            partitions: vec![named("short", 3600), named("long", 7 * 86_400)],
+            ..SlurmProfile::default()
+        };
+        let plan = plan("/w", vec![long]);
+        assert!(render(&plan, 0, &profile).unwrap()[0].contains("#SBATCH --partition=long\n"));
+        profile.partitions.pop();
+        let error = render(&plan, 0, &profile).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "stage a: no partition of the profile has room for it: short (time: 1-00:00:00 of 01:00:00)"
+        );
+        profile.partition = Some("rest".to_owned());
+        assert!(render(&plan, 0, &profile).unwrap()[0].contains("#SBATCH --partition=rest\n"));
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::call::{CallError, Slurm, call, is_unreachable};
 use super::journal::{Intent, SubmittedJob, by_stage, jobs};
 use super::parents::{Dependency, Needed, Parent, dependency, standing};
 use super::profile::SlurmProfile;
 use super::reconcile::{Found, When, find, queued, reconcile};
-use super::script::{Limits, Script, ScriptError, job_name, scripts};
+use super::script::{Limits, Program, Script, ScriptError, job_name, scripts};
 use crate::plan::{Plan, StagePlan, TaskSet};
 use crate::state::{Event, Journal, RunDir, StateError};
 use crate::workflow::StageName;
@@ -110,11 +110,11 @@ impl SubmitError {
 
 /// Submits every stage of `plan` that has something to run and is not submitted yet, in the plan's order.
 ///
-/// `program` is the path under which every node finds this program. The caller holds the lock of the runs' folder.
+/// The caller holds the lock of the runs' folder.
 ///
 /// # Errors
 /// When nothing could be tried at all. What stops it half-way is in [`Submission::stopped`].
-pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, program: &Path) -> Result<Submission, SubmitError> {
+pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, program: &Program) -> Result<Submission, SubmitError> {
     let mut journal = run.journal()?;
     let path = run.journal_path();
     let mut events = Journal::read(&path).map_err(|source| SubmitError::Journal { path, source })?;
@@ -181,12 +181,7 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
 pub fn limits(slurm: &Slurm) -> Result<Limits, SubmitError> {
     let args = ["show", "config"].map(OsStr::new);
     let text = call(slurm, &slurm.scontrol, &args).map_err(|source| SubmitError::Limits { source })?;
-    let value = |key: &str| {
-        let line = text
-            .lines()
-            .find(|line| line.split('=').next().is_some_and(|name| name.trim() == key))?;
-        line.split_once('=').map(|(_, value)| value.trim())
-    };
+    let value = |key: &str| setting(&text, key);
     let array_size = value("MaxArraySize").and_then(|text| text.parse().ok());
     let array_tasks = value("SchedulerParameters")
         .and_then(|text| text.split(',').find_map(|word| word.strip_prefix("max_array_tasks=")))
@@ -197,12 +192,20 @@ pub fn limits(slurm: &Slurm) -> Result<Limits, SubmitError> {
     })
 }
 
+/// The value of `key` in what `scontrol show config` says.
+pub fn setting<'a>(config: &'a str, key: &str) -> Option<&'a str> {
+    let line = config
+        .lines()
+        .find(|line| line.split('=').next().is_some_and(|name| name.trim() == key))?;
+    line.split_once('=').map(|(_, value)| value.trim())
+}
+
 struct Submitter<'a> {
     run: &'a RunDir,
     plan: &'a Plan,
     profile: &'a SlurmProfile,
     slurm: &'a Slurm,
-    program: &'a Path,
+    program: &'a Program,
     limits: Limits,
 }
 

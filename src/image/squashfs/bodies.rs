@@ -1,20 +1,21 @@
 //! File contents: planned, compressed by all cores, written in order by one.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::Compression;
+use super::SquashfsOptions;
 use crate::image::layers::Merged;
 use crate::image::tree::{Body, Data, InodeId, Node, Segment};
 use crate::oci::{Algorithm, Digest, Hasher};
+use crate::squashfs::format::DATA_STORED;
 
-/// In a block's size: it is stored as it is.
-const STORED: u32 = 1 << 24;
 /// Blocks of one file: 2 TiB at the usual block size. What has more is a hole that nobody meant.
 const BLOCKS_MAX: u64 = 1 << 24;
 
@@ -47,8 +48,7 @@ pub(super) struct Output<'a> {
     pub(super) file: &'a File,
     /// Where the file system begins.
     pub(super) base: u64,
-    pub(super) block_size: u32,
-    pub(super) compression: Compression,
+    pub(super) options: SquashfsOptions,
 }
 
 /// A block to be compressed.
@@ -63,30 +63,32 @@ enum Job<'a> {
 pub(super) fn write(merged: &Merged, output: &Output, start: u64) -> io::Result<Bodies> {
     let (contents, of) = unique(merged)?;
     let mut stored = vec![Stored::default(); contents.len()];
-    let (jobs, fragment_count) = plan(&contents, &mut stored, output.block_size)?;
+    let (jobs, fragment_count) = plan(&contents, &mut stored, output.options.block_size)?;
     let mut bodies = Bodies {
         stored,
         of,
         fragments: Vec::with_capacity(fragment_count),
         end: start,
     };
+    let pool = Pool::default();
     let ahead = 4 * rayon::current_num_threads().max(1) + 4;
     // In place: this thread only writes, the pool's only compress.
     rayon::in_place_scope(|scope| {
         let mut waiting: VecDeque<(&Job, Receiver<io::Result<Packed>>)> = VecDeque::new();
         for job in &jobs {
             if waiting.len() == ahead {
-                settle(&mut waiting, &mut bodies, output)?;
+                settle(&mut waiting, &mut bodies, output, &pool)?;
             }
             let (sender, receiver) = sync_channel(1);
+            let pool = &pool;
             scope.spawn(move |_| {
                 // The receiver is gone when an earlier block failed: then nobody wants this one.
-                drop(sender.send(pack(merged, output, job)));
+                drop(sender.send(pack(merged, output, job, pool)));
             });
             waiting.push_back((job, receiver));
         }
         while !waiting.is_empty() {
-            settle(&mut waiting, &mut bodies, output)?;
+            settle(&mut waiting, &mut bodies, output, &pool)?;
         }
         Ok(bodies)
     })
@@ -196,41 +198,67 @@ enum Packed {
     },
 }
 
-fn pack(merged: &Merged, output: &Output, job: &Job) -> io::Result<Packed> {
-    let block = match job {
-        Job::Block { body, block, .. } => {
-            let start = block * u64::from(output.block_size);
-            let length = (body.size - start).min(output.block_size.into());
-            let mut bytes = vec![0; usize::try_from(length).expect("at most a block")];
-            let data = read(merged, body, start, &mut bytes)?;
-            if !data || bytes.iter().all(|&byte| byte == 0) {
-                return Ok(Packed::Hole(length));
+thread_local! {
+    /// The block that a thread is at: fresh memory for each would cost more than copying does.
+    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Buffers of blocks that have been written, for the next ones.
+#[derive(Default)]
+struct Pool(Mutex<Vec<Vec<u8>>>);
+
+impl Pool {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+fn pack(merged: &Merged, output: &Output, job: &Job, pool: &Pool) -> io::Result<Packed> {
+    BLOCK.with_borrow_mut(|buffer| {
+        let block_size = output.options.block_size;
+        buffer.resize(buffer.len().max(block_size as usize), 0);
+        let block = match job {
+            Job::Block { body, block, .. } => {
+                let start = block * u64::from(block_size);
+                let length = (body.size - start).min(block_size.into());
+                let bytes = &mut buffer[..usize::try_from(length).expect("at most a block")];
+                let data = read(merged, body, start, bytes)?;
+                if !data || bytes.iter().all(|&byte| byte == 0) {
+                    return Ok(Packed::Hole(length));
+                }
+                bytes
             }
-            bytes
-        }
-        Job::Fragment(bodies) => {
-            let mut bytes = Vec::with_capacity(output.block_size as usize);
-            for body in bodies {
-                let start = bytes.len();
-                bytes.resize(start + usize::try_from(body.size).expect("less than a block"), 0);
-                read(merged, body, 0, &mut bytes[start..])?;
+            Job::Fragment(bodies) => {
+                let mut filled = 0;
+                for body in bodies {
+                    let end = filled + usize::try_from(body.size).expect("less than a block");
+                    read(merged, body, 0, &mut buffer[filled..end])?;
+                    filled = end;
+                }
+                &mut buffer[..filled]
             }
-            bytes
+        };
+        let mut bytes = pool.take();
+        let stored = !output.options.compression.compress(block, block_size, &mut bytes)?;
+        if stored {
+            bytes.clear();
+            bytes.extend_from_slice(block);
         }
-    };
-    Ok(match output.compression.compress(&block)? {
-        Some(bytes) => Packed::Bytes { bytes, stored: false },
-        None => Packed::Bytes {
-            bytes: block,
-            stored: true,
-        },
+        Ok(Packed::Bytes { bytes, stored })
     })
 }
 
-/// Fills `bytes`, which are zeros, with the file's content from `start` on; whether any of it is no hole.
+/// Fills `bytes` with the file's content from `start` on; whether any of it is no hole.
 fn read(merged: &Merged, body: &Body, start: u64, bytes: &mut [u8]) -> io::Result<bool> {
     let end = start + bytes.len() as u64;
     let mut data = false;
+    if matches!(body.data, Data::Sparse(_)) {
+        bytes.fill(0);
+    }
     for Segment { at, length, offset } in body.segments_from(start).take_while(|segment| segment.at < end) {
         let (from, to) = (at.max(start), (at + length).min(end));
         if from < to {
@@ -243,19 +271,25 @@ fn read(merged: &Merged, body: &Body, start: u64, bytes: &mut [u8]) -> io::Resul
 }
 
 /// Waits for the first block in the queue, and writes it.
-fn settle(waiting: &mut VecDeque<(&Job, Receiver<io::Result<Packed>>)>, bodies: &mut Bodies, output: &Output) -> io::Result<()> {
+fn settle(
+    waiting: &mut VecDeque<(&Job, Receiver<io::Result<Packed>>)>,
+    bodies: &mut Bodies,
+    output: &Output,
+    pool: &Pool,
+) -> io::Result<()> {
     let Some((job, receiver)) = waiting.pop_front() else {
         return Ok(());
     };
     let packed = receiver.recv().map_err(io::Error::other)??;
     let place = bodies.end;
-    let word = match &packed {
-        Packed::Hole(_) => 0,
+    let (word, hole) = match packed {
+        Packed::Hole(length) => (0, length),
         Packed::Bytes { bytes, stored } => {
-            output.file.write_all_at(bytes, output.base + place)?;
+            output.file.write_all_at(&bytes, output.base + place)?;
             bodies.end += bytes.len() as u64;
             let length = u32::try_from(bytes.len()).expect("at most a block");
-            length | if *stored { STORED } else { 0 }
+            pool.give(bytes);
+            (length | if stored { DATA_STORED } else { 0 }, 0)
         }
     };
     match job {
@@ -264,9 +298,7 @@ fn settle(waiting: &mut VecDeque<(&Job, Receiver<io::Result<Packed>>)>, bodies: 
             if stored.start == 0 {
                 stored.start = place;
             }
-            if let Packed::Hole(length) = packed {
-                stored.sparse += length;
-            }
+            stored.sparse += hole;
             stored.blocks.push(word);
         }
         Job::Fragment(_) => bodies.fragments.push((place, word)),

@@ -6,9 +6,10 @@ use std::io;
 use super::bodies::Bodies;
 use super::metadata::{Place, Stream};
 use super::write::SquashfsOptions;
-use super::xattrs::{self, Xattrs};
+use super::xattrs::Xattrs;
 use crate::image::layers::Merged;
 use crate::image::tree::{Inode, InodeId, Node, Tree};
+use crate::squashfs::format::{METADATA_BLOCK, NO_FRAGMENT, NO_XATTR, inode_type};
 
 /// The tables that describe the tree.
 pub(super) struct Inodes {
@@ -34,9 +35,9 @@ pub(super) fn build(merged: &Merged, bodies: &Bodies, options: &SquashfsOptions)
         placed: HashMap::new(),
         id_numbers: HashMap::new(),
         out: Inodes {
-            inodes: Stream::new(options.compression),
-            directories: Stream::new(options.compression),
-            xattrs: Xattrs::new(options.compression),
+            inodes: Stream::new(*options),
+            directories: Stream::new(*options),
+            xattrs: Xattrs::new(*options),
             ids: Vec::new(),
             root: Place::default(),
             places: Vec::new(),
@@ -81,25 +82,14 @@ struct Builder<'a> {
     out: Inodes,
 }
 
-/// The basic types; an extended inode has 7 more.
-mod kind {
-    pub(super) const FOLDER: u16 = 1;
-    pub(super) const FILE: u16 = 2;
-    pub(super) const SYMLINK: u16 = 3;
-    pub(super) const BLOCK: u16 = 4;
-    pub(super) const CHAR: u16 = 5;
-    pub(super) const FIFO: u16 = 6;
-    pub(super) const EXTENDED: u16 = 7;
-}
-
 fn kind_of(node: &Node) -> u16 {
     match node {
-        Node::Folder(_) => kind::FOLDER,
-        Node::File(_) => kind::FILE,
-        Node::Symlink(_) => kind::SYMLINK,
-        Node::BlockDevice { .. } => kind::BLOCK,
-        Node::CharDevice { .. } => kind::CHAR,
-        Node::Fifo => kind::FIFO,
+        Node::Folder(_) => inode_type::FOLDER,
+        Node::File(_) => inode_type::FILE,
+        Node::Symlink(_) => inode_type::SYMLINK,
+        Node::BlockDevice { .. } => inode_type::BLOCK_DEVICE,
+        Node::CharDevice { .. } => inode_type::CHAR_DEVICE,
+        Node::Fifo => inode_type::FIFO,
     }
 }
 
@@ -107,7 +97,7 @@ impl Builder<'_> {
     fn leaf(&mut self, id: InodeId) -> io::Result<()> {
         let inode = self.tree.inode(id);
         let xattr = self.xattr(inode)?;
-        let extended = xattr != xattrs::NONE;
+        let extended = xattr != NO_XATTR;
         let bytes = match &inode.node {
             Node::File(body) => return self.file(id, inode, body.size, xattr),
             Node::Symlink(target) => {
@@ -141,9 +131,9 @@ impl Builder<'_> {
     fn file(&mut self, id: InodeId, inode: &Inode, size: u64, xattr: u32) -> io::Result<()> {
         let empty = super::bodies::Stored::default();
         let stored = self.bodies.of.get(&id).map_or(&empty, |&index| &self.bodies.stored[index]);
-        let (fragment, offset) = stored.fragment.unwrap_or((u32::MAX, 0));
+        let (fragment, offset) = stored.fragment.unwrap_or((NO_FRAGMENT, 0));
         let basic = match (u32::try_from(stored.start), u32::try_from(size)) {
-            (Ok(start), Ok(size)) if inode.links == 1 && xattr == xattrs::NONE && stored.sparse == 0 => Some((start, size)),
+            (Ok(start), Ok(size)) if inode.links == 1 && xattr == NO_XATTR && stored.sparse == 0 => Some((start, size)),
             _ => None,
         };
         let blocks = &stored.blocks;
@@ -183,7 +173,7 @@ impl Builder<'_> {
         };
         // The format counts `.` and `..` as three bytes.
         let size = size + 3;
-        let basic = u16::try_from(size).ok().filter(|_| xattr == xattrs::NONE && index.is_empty());
+        let basic = u16::try_from(size).ok().filter(|_| xattr == NO_XATTR && index.is_empty());
         let count = u16::try_from(index.len()).map_err(|_| io::Error::other("a folder is too large for SquashFS"))?;
         self.put(id, inode, basic.is_none(), |out| match basic {
             Some(size) => {
@@ -227,7 +217,7 @@ impl Builder<'_> {
             for (name, id) in rest {
                 let delta = i64::from(self.numbers[id]) - i64::from(base);
                 let Ok(delta) = i16::try_from(delta) else { break };
-                let next_block = count > 0 && usize::from(place.offset) + 12 + run.0.len() > 8192;
+                let next_block = count > 0 && usize::from(place.offset) + 12 + run.0.len() > METADATA_BLOCK;
                 if count == 256 || self.placed[id].block != block || next_block {
                     break;
                 }
@@ -259,7 +249,7 @@ impl Builder<'_> {
         let mut bytes = Bytes::default();
         let mtime = u32::try_from(inode.meta.mtime.seconds.clamp(0, u32::MAX.into())).expect("clamped");
         bytes
-            .u16(kind_of(&inode.node) + if extended { kind::EXTENDED } else { 0 })
+            .u16(kind_of(&inode.node) + if extended { inode_type::EXTENDED } else { 0 })
             .u16(inode.meta.mode)
             .u16(self.id_number(inode.meta.uid)?)
             .u16(self.id_number(inode.meta.gid)?)

@@ -2,12 +2,8 @@
 
 use std::io;
 
-use super::Compression;
-
-/// Uncompressed bytes of a metadata block.
-const BLOCK: usize = 8192;
-/// In a block's two-byte header: it is stored as it is.
-const STORED: u16 = 0x8000;
+use super::SquashfsOptions;
+use crate::squashfs::format::{METADATA_BLOCK, METADATA_STORED};
 
 /// Where something is in a metadata stream: the block's start, counted in the compressed stream, and the offset inside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +21,7 @@ impl Place {
 
 /// A metadata stream being written, in memory: metadata is small beside what it describes.
 pub(super) struct Stream {
-    compression: Compression,
+    options: SquashfsOptions,
     written: Vec<u8>,
     /// Never a whole block.
     open: Vec<u8>,
@@ -34,11 +30,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(compression: Compression) -> Stream {
+    pub(super) fn new(options: SquashfsOptions) -> Stream {
         Stream {
-            compression,
+            options,
             written: Vec::new(),
-            open: Vec::with_capacity(BLOCK),
+            open: Vec::with_capacity(METADATA_BLOCK),
             starts: Vec::new(),
         }
     }
@@ -53,11 +49,11 @@ impl Stream {
 
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let fits = bytes.len().min(BLOCK - self.open.len());
+            let fits = bytes.len().min(METADATA_BLOCK - self.open.len());
             self.open.extend_from_slice(&bytes[..fits]);
             bytes = &bytes[fits..];
             // At once, so that a place is never behind the end of a block.
-            if self.open.len() == BLOCK {
+            if self.open.len() == METADATA_BLOCK {
                 self.close()?;
             }
         }
@@ -66,7 +62,7 @@ impl Stream {
 
     fn close(&mut self) -> io::Result<()> {
         self.starts.push(self.written.len() as u64);
-        push_block(&mut self.written, self.compression, &self.open)?;
+        push_block(&mut self.written, self.options, &self.open)?;
         self.open.clear();
         Ok(())
     }
@@ -81,11 +77,11 @@ impl Stream {
 }
 
 /// One block with its header.
-pub(super) fn push_block(out: &mut Vec<u8>, compression: Compression, block: &[u8]) -> io::Result<()> {
-    let packed = compression.compress(block)?;
-    let (body, stored) = match &packed {
-        Some(packed) => (&packed[..], 0),
-        None => (block, STORED),
+fn push_block(out: &mut Vec<u8>, options: SquashfsOptions, block: &[u8]) -> io::Result<()> {
+    let mut packed = Vec::new();
+    let (body, stored) = match options.compression.compress(block, options.block_size, &mut packed)? {
+        true => (&packed[..], 0),
+        false => (block, METADATA_STORED),
     };
     let length = u16::try_from(body.len()).expect("a block is smaller");
     out.extend((length | stored).to_le_bytes());
@@ -95,8 +91,8 @@ pub(super) fn push_block(out: &mut Vec<u8>, compression: Compression, block: &[u
 
 /// A lookup table at `at` of the file: records in metadata blocks, then the absolute places of these blocks. Returns the bytes
 /// and where the list of places begins, which is what the superblock names.
-pub(super) fn table(compression: Compression, records: &[u8], at: u64) -> io::Result<(Vec<u8>, u64)> {
-    let mut stream = Stream::new(compression);
+pub(super) fn table(options: SquashfsOptions, records: &[u8], at: u64) -> io::Result<(Vec<u8>, u64)> {
+    let mut stream = Stream::new(options);
     stream.push(records)?;
     let (mut bytes, starts) = stream.finish()?;
     let list = at + bytes.len() as u64;

@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt;
 use super::Compression;
 use super::bodies::{self, Output};
 use super::inodes;
-use super::metadata::{push_block, table};
+use super::metadata::table;
 use crate::image::layers::Merged;
+use crate::squashfs::format::{BLOCK_SIZES, FRAGMENT_ENTRY, MAGIC, METADATA_STORED, NO_TABLE, SUPERBLOCK};
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +39,7 @@ pub struct Written {
     pub lost_xattrs: u64,
 }
 
-const SUPERBLOCK: u64 = 96;
 const PADDING: u64 = 4096;
-const NO_TABLE: u64 = u64::MAX;
 
 /// Flags of the superblock (`squashfs_fs.h`).
 mod flag {
@@ -60,7 +59,7 @@ mod flag {
 /// # Errors
 /// What the disk says, and trees that the format has no room for. On one of rayon's own threads it works on that alone.
 pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &SquashfsOptions) -> io::Result<Written> {
-    if !options.block_size.is_power_of_two() || !(4096..=1 << 20).contains(&options.block_size) {
+    if !options.block_size.is_power_of_two() || !BLOCK_SIZES.contains(&options.block_size) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "a block has 4 KiB to 1 MiB, a power of two",
@@ -70,12 +69,13 @@ pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &Squashf
     let output = Output {
         file,
         base,
-        block_size: options.block_size,
-        compression,
+        options: *options,
     };
     let mut head = Vec::new();
-    if let Some(bytes) = compression.options() {
-        push_block(&mut head, Compression::None, &bytes)?;
+    if let Some(bytes) = compression.options(options.block_size) {
+        let length = u16::try_from(bytes.len()).expect("they are a few numbers");
+        head.extend((length | METADATA_STORED).to_le_bytes());
+        head.extend(bytes);
     }
     let bodies = bodies::write(merged, &output, SUPERBLOCK + head.len() as u64)?;
     let tables = inodes::build(merged, &bodies, options)?;
@@ -87,12 +87,12 @@ pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &Squashf
     let inode_table = tail.push(&tables.inodes.finish()?.0);
     let directory_table = tail.push(&tables.directories.finish()?.0);
     let fragments: Vec<u8> = bodies.fragments.iter().flat_map(|&(start, size)| fragment(start, size)).collect();
-    let fragment_table = tail.table(compression, &fragments)?;
+    let fragment_table = tail.table(*options, &fragments)?;
     let export: Vec<u8> = tables.places.iter().flat_map(|place| place.reference().to_le_bytes()).collect();
-    let export_table = tail.table(compression, &export)?;
+    let export_table = tail.table(*options, &export)?;
     let ids: Vec<u8> = tables.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let id_table = tail.table(compression, &ids)?;
-    let xattr_table = match tables.xattrs.finish(compression, tail.end())? {
+    let id_table = tail.table(*options, &ids)?;
+    let xattr_table = match tables.xattrs.finish(*options, tail.end())? {
         Some((bytes, header)) => {
             tail.push(&bytes);
             header
@@ -122,7 +122,7 @@ pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &Squashf
     let newest = merged.tree.files().map(|(_, inode)| inode.meta.mtime.seconds).max();
     let created = u32::try_from(newest.unwrap_or(0).clamp(0, u32::MAX.into())).expect("clamped");
     let mut superblock = Vec::new();
-    for field in [0x7371_7368, inodes, created, options.block_size, count(bodies.fragments.len())] {
+    for field in [MAGIC, inodes, created, options.block_size, count(bodies.fragments.len())] {
         superblock.extend(field.to_le_bytes());
     }
     let log = u16::try_from(options.block_size.trailing_zeros()).expect("at most 20");
@@ -152,8 +152,8 @@ pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &Squashf
     })
 }
 
-fn fragment(start: u64, size: u32) -> [u8; 16] {
-    let mut entry = [0; 16];
+fn fragment(start: u64, size: u32) -> [u8; FRAGMENT_ENTRY] {
+    let mut entry = [0; FRAGMENT_ENTRY];
     entry[..8].copy_from_slice(&start.to_le_bytes());
     entry[8..12].copy_from_slice(&size.to_le_bytes());
     entry
@@ -179,8 +179,8 @@ impl Tail {
     }
 
     /// Returns what the superblock has to say.
-    fn table(&mut self, compression: Compression, records: &[u8]) -> io::Result<u64> {
-        let (bytes, list) = table(compression, records, self.end())?;
+    fn table(&mut self, options: SquashfsOptions, records: &[u8]) -> io::Result<u64> {
+        let (bytes, list) = table(options, records, self.end())?;
         self.push(&bytes);
         Ok(list)
     }

@@ -3,15 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::Compression;
+use super::SquashfsOptions;
 use super::metadata::{Stream, table};
 use crate::image::tree::Xattr;
-
-/// "No attributes", in an inode.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// The prefixes that the format has numbers for.
-const PREFIXES: [(&[u8], u16); 3] = [(b"user.", 0), (b"trusted.", 1), (b"security.", 2)];
+use crate::squashfs::format::{NO_XATTR, xattr_type::PREFIXES};
 
 /// All sets of an image.
 pub(super) struct Xattrs {
@@ -22,9 +17,9 @@ pub(super) struct Xattrs {
 }
 
 impl Xattrs {
-    pub(super) fn new(compression: Compression) -> Xattrs {
+    pub(super) fn new(options: SquashfsOptions) -> Xattrs {
         Xattrs {
-            values: Stream::new(compression),
+            values: Stream::new(options),
             ids: Vec::new(),
             known: HashMap::new(),
         }
@@ -35,7 +30,7 @@ impl Xattrs {
         let kept: Box<[Xattr]> = xattrs.iter().filter(|xattr| prefix(&xattr.name).is_some()).cloned().collect();
         let lost = kept.len() < xattrs.len();
         if kept.is_empty() {
-            return Ok((NONE, lost));
+            return Ok((NO_XATTR, lost));
         }
         if let Some(&id) = self.known.get(&kept) {
             return Ok((id, lost));
@@ -61,13 +56,13 @@ impl Xattrs {
     }
 
     /// The tables as they stand at `at`, and where the superblock points to; `None` if no inode has attributes.
-    pub(super) fn finish(self, compression: Compression, at: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
+    pub(super) fn finish(self, options: SquashfsOptions, at: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
         if self.known.is_empty() {
             return Ok(None);
         }
         let count = u32::try_from(self.known.len()).expect("checked when added");
         let (mut bytes, _) = self.values.finish()?;
-        let (ids, list) = table(compression, &self.ids, at + bytes.len() as u64)?;
+        let (ids, list) = table(options, &self.ids, at + bytes.len() as u64)?;
         let blocks = usize::try_from(list - at).expect("it is in memory") - bytes.len();
         bytes.extend(&ids[..blocks]);
         let header = at + bytes.len() as u64;
@@ -80,8 +75,8 @@ impl Xattrs {
 }
 
 fn prefix(name: &[u8]) -> Option<(&[u8], u16)> {
-    PREFIXES.iter().find_map(|(prefix, number)| {
-        let rest = name.strip_prefix(*prefix)?;
-        (!rest.is_empty()).then_some((rest, *number))
+    (0..).zip(PREFIXES).find_map(|(number, prefix)| {
+        let rest = name.strip_prefix(prefix.as_bytes())?;
+        (!rest.is_empty()).then_some((rest, number))
     })
 }

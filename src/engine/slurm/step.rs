@@ -1,0 +1,71 @@
+//! Tasks on the other nodes of an allocation, each a job step.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::call::{CallError, Slurm, call};
+use super::script::Program;
+
+/// The nodes that a list of Slurm's (`c[1-3],d7`) names.
+///
+/// # Errors
+/// [`CallError`] where `scontrol` cannot tell.
+pub fn hostnames(slurm: &Slurm, list: &OsStr) -> Result<Vec<String>, CallError> {
+    let text = call(slurm, &slurm.scontrol, &["show".as_ref(), "hostnames".as_ref(), list])?;
+    Ok(text
+        .lines()
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect())
+}
+
+/// How a task gets to another node of the allocation.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// As Slurm calls it.
+    pub node: String,
+    /// The allocation's id.
+    pub job: String,
+    pub slurm: Slurm,
+    /// This program, which is there under the same path.
+    pub program: Program,
+    /// The folder there in which the task's private `/tmp` is made.
+    pub scratch: PathBuf,
+}
+
+impl Step {
+    /// `srun` of the task, with its arguments.
+    ///
+    /// The step sees all of the job's cpus and memory on the node, as a task on this machine does, and shares them with others:
+    /// what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
+    /// the same ones for each step; without `--overlap` a step waits for the shell that this program was started from.
+    pub fn argv(&self, run: &Path, stage: &str, index: u32, attempt: u32) -> Vec<String> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut words = vec![
+            "srun".to_owned(),
+            format!("--jobid={}", self.job),
+            format!("--nodelist={}", self.node),
+        ];
+        let options = ["--nodes=1", "--ntasks=1", "--overlap", "--mem=0", "--cpu-bind=none", "--export=ALL"];
+        words.extend(options.map(str::to_owned));
+        words.extend(["--input=none", "--quiet", "--job-name=dvrun"].map(str::to_owned));
+        words.push(text(&self.program.path));
+        words.extend(self.program.options.iter().cloned());
+        words.extend(["__task".to_owned(), text(run), stage.to_owned(), index.to_string()]);
+        words.extend([
+            "--attempt".to_owned(),
+            attempt.to_string(),
+            "--scratch".to_owned(),
+            text(&self.scratch),
+        ]);
+        words
+    }
+
+    /// Without the variables that describe the job as a whole: as options of a step they contradict these.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let all = self.slurm.env.iter();
+        all.map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+            .collect()
+    }
+}

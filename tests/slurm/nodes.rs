@@ -1,0 +1,133 @@
+//! `dvrun run` inside an allocation of several nodes: its tasks are job steps on all of them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use dvrun::state::{Event, Journal, Outcome, RunDir};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::real::{cluster, name};
+use crate::support::{Running, Sandbox, finish, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Tasks of a whole node each, which begin only when so many have been started at a time, and say where they are.
+fn flow(sandbox: &Sandbox, tasks: u32, at_once: u32) -> PathBuf {
+    sandbox.write(
+        "flow.yaml",
+        format!(
+            "version: 1\nname: spread\ndefaults: {{image: none}}\nstages:\n  wide:\n    array: {tasks}\n    \
+             resources: {{cpus: 2, memory: 100M, time: 2m}}\n    outputs: [\"work/node-${{{{ array.index }}}}\"]\n    run: |\n      \
+             echo >work/started-${{{{ array.index }}}}\n      \
+             while [ $(ls work | grep -c started) -lt {at_once} ]; do sleep 0.1; done\n      \
+             echo ${{SLURM_STEP_NODELIST:-here}} >work/node-${{{{ array.index }}}}\n"
+        ),
+    )
+}
+
+/// `dvrun run` of the flow, started by `salloc` or as the script of `sbatch`.
+fn allocated(sandbox: &Sandbox, program: &str, options: &[&str]) -> Command {
+    let run = sandbox.dvrun();
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .current_dir(sandbox.work())
+        .args(["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--mem=400M"]);
+    command
+        .args(options)
+        .arg(run.get_program())
+        .args(run.get_args())
+        .args(["run", "flow.yaml"]);
+    command
+}
+
+fn nodes(sandbox: &Sandbox, tasks: u32) -> BTreeSet<String> {
+    (0..tasks)
+        .map(|index| sandbox.read(&format!("work/node-{index}")).trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_nodes_of_an_allocation_share_the_tasks() {
+    if cluster().is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    flow(&sandbox, 4, 2);
+    // From a host that is no node of it: all tasks are steps.
+    finish(&mut allocated(&sandbox, "salloc", &["--quiet"])).ok().complains("4 ok");
+    let both = nodes(&sandbox, 4);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(!both.contains("here"));
+}
+
+#[test]
+fn on_the_first_node_of_a_batch_job_its_own_tasks_need_no_step() {
+    if cluster().is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    flow(&sandbox, 3, 2);
+    let run = sandbox.dvrun();
+    let words: Vec<String> = std::iter::once(run.get_program())
+        .chain(run.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let script = format!("#!/bin/sh\nexec {} run flow.yaml\n", words.join(" "));
+    let script = sandbox.write("job.sh", script);
+    let mut sbatch = Command::new("sbatch");
+    sbatch
+        .env_clear()
+        .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    sbatch.args([
+        "--wait",
+        "--parsable",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=2",
+        "--mem=400M",
+        "--output=log",
+    ]);
+    let ended = finish(sbatch.arg(script).current_dir(sandbox.work()));
+    assert!(ended.status.success(), "{ended}{}", sandbox.read("log"));
+    let both = nodes(&sandbox, 3);
+    assert!(both.len() == 2 && both.contains("here"), "{both:?}");
+}
+
+#[test]
+fn told_to_stop_it_ends_the_steps() {
+    if cluster().is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // They wait for a third that never comes.
+    flow(&sandbox, 2, 3);
+    let mut running = Running::start(&mut allocated(&sandbox, "salloc", &["--quiet"]));
+    let started = |index: u32| sandbox.work().join(format!("work/started-{index}")).exists();
+    running.reaches("both tasks run", || started(0) && started(1));
+    let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+    let events = Journal::read(&run.journal_path()).unwrap();
+    let pid = events.iter().find_map(|event| match event {
+        Event::Started { pid, .. } => Some(*pid),
+        _ => None,
+    });
+    kill(Pid::from_raw(pid.unwrap() as i32), Signal::SIGTERM).unwrap();
+    running.finish().exits(130);
+    let records = run.records(&name("wide"));
+    for index in 0..2 {
+        assert_eq!(records.read_one(index).unwrap().unwrap().outcome, Outcome::Cancelled);
+    }
+    let left = || {
+        let processes = Command::new("pgrep")
+            .args(["-f", &run.path().display().to_string()])
+            .output()
+            .unwrap();
+        processes.stdout.is_empty()
+    };
+    wait_until("no process of the run is left", LIMIT, left);
+}
