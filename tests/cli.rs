@@ -1,5 +1,6 @@
 //! The command line as a user meets it: what each command says where, and its exit code.
 
+mod exec;
 mod golden;
 mod images;
 mod pipes;

@@ -3,7 +3,7 @@
 use dvrun::state::{Outcome, RunDir};
 use dvrun::workflow::StageName;
 
-use crate::support::{Sandbox, finish};
+use crate::support::{Running, Sandbox, finish};
 
 const FLOW: &str = "version: 1\nname: flow\nparams: {greeting: hello}\ndefaults: {image: none}\nstages:\n  \
     a:\n    array: 3\n    outputs: [\"work/a${{ array.index }}\"]\n    run: |\n      echo ${{ array.index }} >>work/a.starts\n      \
@@ -163,6 +163,60 @@ fn a_run_in_the_background_is_waited_for_and_seen() {
 }
 
 #[test]
+fn what_an_earlier_run_made_has_its_logs() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write(
+        "flow.yaml",
+        FLOW.replace("echo >>work/b.starts", "echo made in the first run; echo >>work/b.starts"),
+    );
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    std::fs::remove_file(sandbox.work().join("work/other")).unwrap();
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    assert_eq!(flow(&sandbox), [3, 1, 2]);
+    finish(sandbox.dvrun().args(["logs", "b"])).ok().says("made in the first run");
+    finish(sandbox.dvrun().args(["explain", "b"])).ok().says("| made in the first run");
+    let first = RunDir::list(&sandbox.work()).unwrap().remove(0);
+    std::fs::rename(first.path(), sandbox.work().join("away")).unwrap();
+    let gone = finish(sandbox.dvrun().args(["logs", "b"])).ok();
+    assert_eq!(gone.stdout, "");
+    gone.complains("1 task ran in an earlier run that is gone");
+    // The run itself has what it did itself.
+    let again = finish(sandbox.dvrun().args(["logs", "other"])).ok();
+    assert_eq!(again.stderr, "");
+}
+
+#[test]
+fn what_would_be_enough_is_a_patch_that_applies() {
+    let sandbox = Sandbox::new();
+    let flow = "version: 1\nname: flow\nparams: {size: 8G}\ndefaults: {image: none}\nstages:\n  a:\n    resources: {memory: 1G, \
+                time: \"24:00:00\"}  # a guess\n    run: [\"true\"]\n  b:\n    run: [\"true\"]\n    resources:\n      memory: ${{ params.size }}\n";
+    let file = sandbox.write("flow.yaml", flow.replace("8G", "1G"));
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok();
+    let patch = finish(sandbox.dvrun().args(["efficiency", "--patch"])).ok();
+    let patch = patch.complains("stage `b`: `memory` is left: it is computed").stdout;
+    assert!(patch.starts_with("--- a/flow.yaml\n+++ b/flow.yaml\n@@ "), "{patch}");
+    let diff = sandbox.write("change.diff", &patch);
+    finish(
+        std::process::Command::new("git")
+            .arg("apply")
+            .arg(&diff)
+            .current_dir(sandbox.work()),
+    )
+    .ok();
+    let changed = flow
+        .replace("8G", "1G")
+        .replace("{memory: 1G, time: \"24:00:00\"}", "{memory: 64M, time: 10m}");
+    assert_eq!(sandbox.read("flow.yaml"), changed);
+    // Resources make nothing run again; and what has changed since is not changed back.
+    finish(sandbox.dvrun().arg("run").arg(&file)).ok().complains("nothing to run");
+    let again = finish(sandbox.dvrun().args(["efficiency", "--patch"])).ok();
+    assert_eq!(again.stdout, "");
+    again.complains("stage `a` is left: the file does not ask for what the run had");
+    std::fs::remove_file(&file).unwrap();
+    finish(sandbox.dvrun().args(["efficiency", "--patch"])).exits(2);
+}
+
+#[test]
 fn an_allocation_is_the_budget() {
     let sandbox = Sandbox::new();
     let flow = "version: 1\nname: flow\ndefaults: {image: none, resources: {memory: 200M}}\nstages:\n  a: {run: \"true\"}\n";
@@ -201,4 +255,32 @@ fn a_task_reads_its_part_of_the_plan() {
     assert!(run.plan_of(&b).unwrap_err().to_string().contains("format 99"));
     std::fs::write(&path, &text[..text.len() - 9]).unwrap();
     assert!(run.plan_of(&b).is_err() && run.plan().is_err());
+}
+
+#[test]
+fn a_run_is_watched_to_its_end() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: flow\ndefaults: {image: none}\nstages:\n  a: {run: 'while [ ! -e work/open ]; do sleep 0.1; done', outputs: [work]}\n  \
+         b: {needs: [a], run: 'exit 4'}\n  c: {needs: [b], array: 50, run: 'true'}\n"
+            .replace("outputs: [work]", "outputs: [\"work/*\"]"),
+    );
+    finish(sandbox.dvrun().args(["run", "--detach"]).arg(&file)).ok();
+    let watching = Running::start(sandbox.dvrun().args(["status", "--watch"]));
+    sandbox.write("work/open", "");
+    let seen = watching.finish().exits(1);
+    let last = seen.stdout.rsplit("flow (run ").next().unwrap_or_default();
+    assert!(last.contains("): failed\n") && last.contains("b: failed: exit status 4"), "{seen}");
+    // What never ran is one line, with its cause.
+    assert_eq!(last.matches("did not end well").count(), 1, "{seen}");
+    assert!(!last.contains("c/0"), "{seen}");
+    assert_eq!(
+        finish(sandbox.dvrun().args(["status", "--watch"]))
+            .exits(1)
+            .stdout
+            .matches("flow (run ")
+            .count(),
+        1
+    );
 }

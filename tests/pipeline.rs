@@ -6,6 +6,7 @@ mod killed_fetch;
 mod killed_run;
 mod na12878;
 mod quickstart;
+mod survival;
 
 /// Who runs the tasks.
 #[derive(Clone, Copy, Debug)]

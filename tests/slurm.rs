@@ -1,6 +1,8 @@
 //! SLURM: plans made by hand, submitted to a real cluster (`SLURM_CONF`) and to a fake one with faults.
 
 mod chain;
+mod disruption;
+mod fake;
 mod faults;
 mod here;
 mod nodes;
@@ -8,7 +10,9 @@ mod prepare;
 mod real;
 mod rerun;
 mod retries;
+mod schedules;
 mod steer;
+mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +43,7 @@ pub fn stage(name: &str, needs: &[&str], tasks: Option<u32>) -> StagePlan {
                 max_parallel: None,
                 values: Vec::new(),
             }),
+            user: Default::default(),
             resources: Resources::default(),
             outputs: Vec::new(),
             workdir: None,

@@ -23,6 +23,15 @@ start() { # NAME COMMAND…: in its own session, output to log/NAME.out
     disown
 }
 
+start_daemon() { # slurmctld, or a node: c1
+    local conf=$dir/slurm.conf
+    case $1 in
+        slurmctld) SLURM_CONF=$conf start slurmctld slurmctld -D -f "$conf" ;;
+        c[0-9]*) SLURM_CONF=$conf start "$1" slurmd -D -f "$conf" -N "$1" ;;
+        *) return 1 ;;
+    esac
+}
+
 alive() { # NAME
     local pid since
     read -r pid since 2>/dev/null <"$dir/pid/$1" || return 1
@@ -59,8 +68,16 @@ descendants() { # PID: itself last
     echo "$1"
 }
 
+is_of_node() { # PID NODE: whether a program below it was told so
+    local pid
+    for pid in $(descendants "$1"); do
+        tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "SLURMD_NODENAME=$2" && return 0
+    done
+    return 1
+}
+
 # Job steps (slurmstepd) outlive a slurmd that ends; they carry our mark, the programs below them need not.
-stop_job_steps() {
+stop_job_steps() { # [NODE]: those of one node alone
     local process pid
     for process in /proc/[0-9]*; do
         pid=${process#/proc/}
@@ -68,7 +85,7 @@ stop_job_steps() {
             */slurmstepd*) ;;
             *) continue ;;
         esac
-        if tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -qx "$mark_name=$dir"; then
+        if tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -qx "$mark_name=$dir" && { [ $# = 0 ] || is_of_node "$pid" "$1"; }; then
             kill -KILL $(descendants "$pid") 2>/dev/null
         fi
     done

@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::failure::{Failure, Outcome, exit};
 use super::settings::Settings;
 use super::{
-    apps, cancel, efficiency, exec, explain, fetch, hold, image, inspect, login, logout, logs, plan, preparation, profile, pull, push,
-    rerun, run, runs, say, shell_help, status, submit, tags, task, validate, wait, whoami, why,
+    apps, cancel, doctor, efficiency, exec, explain, fetch, hold, image, inspect, login, logout, logs, plan, preparation, profile, pull,
+    push, rerun, run, run_app, runs, say, shell, shell_help, status, submit, tags, task, validate, wait, whoami, why,
 };
 use crate::engine::slurm::Hold;
 
@@ -26,10 +26,12 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    a stage failed, or the program in a container (exec: the program's own status)
+  1    a stage failed (exec, run-app, shell: the program's own status)
   2    usage, or a mistake in the workflow file
   3    infrastructure: network, registry, Slurm, disk
   4    not all that was asked could be submitted
+  126  exec, run-app, shell: the program cannot be executed
+  127  exec, run-app, shell: there is no such program
   130  interrupted
 
 Examples:
@@ -87,8 +89,11 @@ enum Command {
     Logout(logout::Arguments),
     Whoami(whoami::Arguments),
     Exec(exec::Arguments),
+    RunApp(run_app::Arguments),
+    Shell(shell::Arguments),
     Apps(apps::Arguments),
     Image(image::Arguments),
+    Doctor(doctor::Arguments),
     Completions(shell_help::Completions),
     Man(shell_help::Man),
     #[command(name = "__task", hide = true)]
@@ -171,6 +176,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Logout(arguments) => logout::run(&arguments, global, &settings()?),
         Command::Whoami(arguments) => whoami::run(&arguments, global, &settings()?),
         Command::Exec(arguments) => exec::run(&arguments, global, &settings()?),
+        Command::RunApp(arguments) => run_app::run(&arguments, global, &settings()?),
+        Command::Shell(arguments) => shell::run(&arguments, global, &settings()?),
+        Command::Doctor(arguments) => doctor::run(&arguments, global, &settings()?),
         Command::Apps(arguments) => apps::run(&arguments, global, &settings()?),
         Command::Image(arguments) => image::run(&arguments, global, &settings()?),
         Command::Completions(arguments) => shell_help::completions(&arguments),

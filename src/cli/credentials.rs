@@ -3,8 +3,35 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use super::failure::{Failure, exit};
-use crate::registry::Credentials;
+use crate::registry::{Credentials, Registry, RegistryError};
+
+/// Which registry `login` and `logout` are about.
+#[derive(Args)]
+pub struct At {
+    /// The registry's host, as in ghcr.io or 127.0.0.1:5000
+    #[arg(default_value = "docker.io")]
+    registry: String,
+}
+
+impl At {
+    /// # Errors
+    /// What is no registry's name.
+    pub fn registry(&self) -> Result<Registry, Failure> {
+        registry(&self.registry)
+    }
+}
+
+/// # Errors
+/// What is no registry's name.
+pub fn registry(text: &str) -> Result<Registry, Failure> {
+    text.parse().map_err(|error: RegistryError| {
+        let hint = error.hint();
+        Failure::new(exit::USAGE, &error, hint)
+    })
+}
 
 /// What all commands log in with. `home` is the user's, if there is one.
 pub fn known(home: Option<&Path>) -> Credentials {

@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::{show, status};
 use crate::engine::{self, Explanation, TaskState};
 use crate::plan::Plan;
-use crate::state::{Mode, RunDir};
+use crate::state::{Mode, Outcome as Recorded, RunDir};
 use crate::workflow::StageName;
 use crate::workflow::units::Bytes;
 
@@ -55,7 +55,12 @@ fn text(plan: &Plan, run: &RunDir, stage: &StageName, explanation: &Explanation,
     let name = status::task_name(plan, stage, task.index);
     let mut text = format!("{name} (run {}): {}\n", run.id(), status::message(task.state, &task.message));
     let mut line = |what: &str, value: String| text += &format!("  {what:<9} {value}\n");
-    if let Some(record) = &explanation.record {
+    // One that says why nothing was started has no attempt to speak of.
+    if let Some(record) = explanation
+        .record
+        .as_ref()
+        .filter(|record| record.outcome != Recorded::UpstreamFailed)
+    {
         let max = plan.stages[stage].stage.retry.max;
         line(
             "attempt",
@@ -88,7 +93,11 @@ fn text(plan: &Plan, run: &RunDir, stage: &StageName, explanation: &Explanation,
         line("expected", format!("to start {}", start.replace('T', " ")));
     }
     for (need, tasks) in &explanation.needs {
-        line("needs", format!("{}, which did not end well", show::target(plan, need, tasks)));
+        let how = match task.state {
+            TaskState::Waiting => "has not ended yet",
+            _ => "did not end well",
+        };
+        line("needs", format!("{}, which {how}", show::target(plan, need, tasks)));
     }
     for log in &explanation.logs {
         line("log", show::relative(log).display().to_string());

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
+use crate::runtime::{LookError, RuntimeError};
+
 /// The exit codes of `dvrun`, the same for every command. `exec`, `run-app` and `shell` give the program's own.
 pub mod exit {
     /// All that was asked is done.
@@ -15,6 +17,10 @@ pub mod exit {
     pub const INFRASTRUCTURE: u8 = 3;
     /// Not all that was asked could be submitted.
     pub const PARTIAL: u8 = 4;
+    /// The program in a container cannot be executed, as shells say it.
+    pub const NOT_EXECUTABLE: u8 = 126;
+    /// There is no such program in a container.
+    pub const NOT_FOUND: u8 = 127;
     /// Interrupted (Ctrl-C, SIGTERM).
     pub const INTERRUPTED: u8 = 130;
 }
@@ -87,6 +93,25 @@ impl Failure {
     }
 }
 
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Failure {
+        let code = match &error {
+            RuntimeError::ProgramNotFound { .. } => exit::NOT_FOUND,
+            RuntimeError::NotExecutable { .. } => exit::NOT_EXECUTABLE,
+            RuntimeError::WorkingDir { .. } | RuntimeError::BindSourceMissing { .. } | RuntimeError::Invalid { .. } => exit::USAGE,
+            _ => exit::INFRASTRUCTURE,
+        };
+        let hint = error.hint();
+        Failure::new(code, &error, hint)
+    }
+}
+
+impl From<LookError> for Failure {
+    fn from(error: LookError) -> Failure {
+        Failure::message(exit::INFRASTRUCTURE, format!("cannot look into the image: {error}"))
+    }
+}
+
 /// Every library error becomes a failure with a code of its own; those with a `hint()` give it.
 macro_rules! failures {
     ($($error:ty => $code:expr),* $(,)?) => {$(
@@ -114,7 +139,7 @@ failures! {
     crate::net::NetError => exit::INFRASTRUCTURE,
     crate::plan::PlanError => exit::USAGE,
     crate::registry::RegistryError => exit::INFRASTRUCTURE,
-    crate::runtime::RuntimeError => exit::INFRASTRUCTURE,
+    crate::runtime::AppError => exit::USAGE,
     crate::runtime::LaunchError => exit::USAGE,
     crate::state::StateError => exit::INFRASTRUCTURE,
     crate::sif::SifError => exit::USAGE,

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Outcome, exit};
 use super::file::Overrides;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Selected, Wanted};
 use super::settings::Settings;
 
 /// Fetch a workflow's images and data, and stop
@@ -22,7 +22,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
-    let prepared = prepare::plan(&arguments.file, &arguments.overrides, &Selected::default(), global, settings)?;
+    let wanted = Wanted {
+        file: arguments.file.clone(),
+        overrides: arguments.overrides.clone(),
+        selected: Selected::default(),
+    };
+    let prepared = prepare::plan(&wanted, global, settings)?;
     prepare::fetch_all(&prepared, global, settings)?;
     let lock = &prepared.plan.lock;
     if global.json {

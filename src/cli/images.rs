@@ -114,7 +114,11 @@ pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings
             execution: facts.config.config,
         });
     }
-    let stored = ensure(&source, &Platform::host(), network, global, settings)?;
+    let stored = match is_digest(text).then(|| super::image::find(&settings.store, text)) {
+        Some(Ok(known)) => known,
+        // What looks like a digest may be a name.
+        _ => ensure(&source, &Platform::host(), network, global, settings)?,
+    };
     let root = match stored.root() {
         StoredRoot::Folder(path) => Root::Folder(path),
         StoredRoot::Squashfs { file, offset } => file_root(file, offset, settings),
@@ -123,6 +127,12 @@ pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings
         root,
         execution: stored.info.config.config,
     })
+}
+
+/// As `image ls` shows digests, or more of it.
+fn is_digest(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    hex.len() >= 12 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn file_root(file: PathBuf, offset: u64, settings: &Settings) -> Root {

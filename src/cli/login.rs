@@ -6,7 +6,7 @@ use clap::Args;
 use nix::sys::termios::{self, LocalFlags, SetArg};
 
 use super::args::{Global, block_on};
-use super::credentials;
+use super::credentials::{self, At};
 use super::failure::{Failure, Outcome, exit};
 use super::progress::Downloads;
 use super::settings::Settings;
@@ -24,9 +24,8 @@ const PASSWORD_MAX: u64 = 64 << 10;
                   Examples:\n  dvrun login ghcr.io -u ada\n  dvrun login nvcr.io -u '$oauthtoken' --password-stdin < token"
 )]
 pub struct Arguments {
-    /// The registry's host, as in ghcr.io or 127.0.0.1:5000
-    #[arg(default_value = "docker.io")]
-    registry: String,
+    #[command(flatten)]
+    at: At,
     /// Who to log in as; asked for otherwise
     #[arg(long, short)]
     username: Option<String>,
@@ -36,7 +35,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
-    let registry: Registry = arguments.registry.parse().map_err(usage)?;
+    let registry = arguments.at.registry()?;
     let credential = ask(arguments)?;
     let checked = check(&registry, credential.clone(), global, settings)?;
     let path = credentials::docker(settings.home.as_deref())?;
@@ -55,11 +54,6 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         eprintln!("{text}");
     }
     Ok(exit::DONE)
-}
-
-fn usage(error: registry::RegistryError) -> Failure {
-    let hint = error.hint();
-    Failure::new(exit::USAGE, &error, hint)
 }
 
 /// Whether the registry takes them. Only these are tried, not what lies in files.

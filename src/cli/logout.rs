@@ -3,25 +3,21 @@
 use clap::Args;
 
 use super::args::Global;
-use super::credentials;
-use super::failure::{Failure, Outcome, exit};
+use super::credentials::{self, At};
+use super::failure::{Outcome, exit};
 use super::settings::Settings;
-use crate::registry::{self, Registry};
+use crate::registry;
 
 /// Forget the credentials for a registry
 #[derive(Args)]
 #[command(after_help = "Example:\n  dvrun logout ghcr.io")]
 pub struct Arguments {
-    /// The registry's host
-    #[arg(default_value = "docker.io")]
-    registry: String,
+    #[command(flatten)]
+    at: At,
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
-    let registry: Registry = arguments.registry.parse().map_err(|error: registry::RegistryError| {
-        let hint = error.hint();
-        Failure::new(exit::USAGE, &error, hint)
-    })?;
+    let registry = arguments.at.registry()?;
     let path = credentials::docker(settings.home.as_deref())?;
     let found = registry::remove(&path, registry.host())?;
     if !global.quiet {

@@ -9,10 +9,14 @@ use clap::Args;
 
 use super::failure::{Failure, Outcome, exit};
 use super::select::{Selection, find_run};
+use super::show;
+use crate::engine;
 use crate::state::{Outcome as TaskOutcome, RunDir};
 use crate::workflow::StageName;
 
 /// Print what a stage's tasks wrote
+///
+/// Of tasks that were done before the run began, what they wrote in the run that made them.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  dvrun logs call\n  dvrun logs call/3 --stderr\n  dvrun logs call/3 -f")]
 pub struct Arguments {
@@ -46,12 +50,24 @@ pub fn run(arguments: &Arguments) -> Outcome {
         None => 0..tasks,
     };
     let several = indices.len() > 1;
+    let makers = engine::makers(&run, &plan, &stage)?;
+    let mut gone = 0;
     let mut out = io::stdout().lock();
     for index in indices {
-        let (stdout, stderr) = run.task_logs(&stage, index);
+        let Some(maker) = makers.of(index) else {
+            gone += 1;
+            continue;
+        };
+        let (stdout, stderr) = maker.task_logs(&stage, index);
         let path = if arguments.stderr { stderr } else { stdout };
-        let printed = print(&run, &stage, index, &path, several, arguments.follow, &mut out);
+        let printed = print(maker, &stage, index, &path, several, arguments.follow, &mut out);
         printed.map_err(|error| Failure::new(exit::INFRASTRUCTURE, &LogError { path, source: error }, None))?;
+    }
+    if gone > 0 {
+        eprintln!(
+            "note: {} ran in an earlier run that is gone, and its logs with it",
+            show::count(gone, "task")
+        );
     }
     Ok(exit::DONE)
 }

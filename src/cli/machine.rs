@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::failure::{Failure, exit};
 use super::settings::Settings;
 use crate::engine::local::Budget;
-use crate::engine::slurm::Step;
+use crate::engine::slurm::{Lifeline, Step};
 use crate::engine::{Node, Nodes, slurm};
 
 /// This machine; inside an allocation of Slurm's, all its nodes, each with what the allocation gives of it.
@@ -26,6 +26,8 @@ pub fn nodes(jobs: Option<u32>, settings: &Settings) -> Result<Nodes, Failure> {
     }
     let slurm = settings.slurm();
     let names = slurm::hostnames(&slurm, OsStr::new(&list)).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, error.hint()))?;
+    let lifeline = Lifeline::new().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
+    let lifeline = Arc::new(lifeline);
     let cpus = each(&text("SLURM_JOB_CPUS_PER_NODE").unwrap_or_default());
     let nodes: Vec<Node> = (names.into_iter().enumerate())
         .map(|(at, name)| {
@@ -47,6 +49,7 @@ pub fn nodes(jobs: Option<u32>, settings: &Settings) -> Result<Nodes, Failure> {
                 slurm: slurm.clone(),
                 program: settings.program.clone(),
                 scratch: settings.scratch.clone(),
+                lifeline: Arc::clone(&lifeline),
             };
             Node {
                 step: Some(Arc::new(step)),

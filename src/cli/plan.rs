@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::file::Overrides;
 use super::preparation;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Wanted};
 use super::settings::Settings;
 use super::show;
 use crate::engine::slurm::{self, Limits, Script};
@@ -22,12 +21,8 @@ use crate::state::{Mode, RunDir};
     after_help = "Examples:\n  dvrun plan pipeline.yaml\n  dvrun plan pipeline.yaml --scripts\n  dvrun plan pipeline.yaml --json | jq .stages"
 )]
 pub struct Arguments {
-    /// The workflow file
-    file: PathBuf,
     #[command(flatten)]
-    overrides: Overrides,
-    #[command(flatten)]
-    selected: Selected,
+    wanted: Wanted,
     #[command(flatten)]
     preparation: preparation::Options,
     /// Print the sbatch scripts that `submit` would submit
@@ -44,9 +39,9 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if let Some(folder) = &arguments.output {
         return by_hand(arguments, folder, global, settings);
     }
-    let mut prepared = prepare::preview(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    let mut prepared = prepare::preview(&arguments.wanted, global, settings)?;
     if arguments.scripts {
-        preparation::leave(&mut prepared, &arguments.selected, &arguments.preparation, settings)?;
+        preparation::leave(&mut prepared, &arguments.wanted.selected, &arguments.preparation, settings)?;
     }
     let plan = &prepared.plan;
     let scripts = if arguments.scripts { scripts(plan, settings)? } else { Vec::new() };
@@ -74,15 +69,16 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
 
 /// A run whose jobs somebody else submits.
 fn by_hand(arguments: &Arguments, folder: &Path, global: &Global, settings: &Settings) -> Outcome {
-    let dir = prepare::dir(&arguments.file)?;
+    let dir = prepare::dir(&arguments.wanted.file)?;
     let _lock = prepare::lock(&dir)?;
     if let Some((_, status)) = prepare::settle(&dir, settings)?.filter(|(_, status)| prepare::is_active(status)) {
         return Err(prepare::active(&status));
     }
-    let (selected, options) = (&arguments.selected, &arguments.preparation);
-    let mut prepared = preparation::plan(&arguments.file, &arguments.overrides, selected, options, global, settings)?;
+    let (selected, options) = (&arguments.wanted.selected, &arguments.preparation);
+    let mut prepared = preparation::plan(&arguments.wanted, options, global, settings)?;
     if prepared.nothing_to_do() {
-        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
+        let answer = json!({"run": prepared.latest.as_ref().map(RunDir::id), "written": []});
+        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
     }
     preparation::bring(&mut prepared, selected, options, global, settings)?;
     let run = prepare::create(&prepared, Mode::Slurm, settings)?;

@@ -9,9 +9,8 @@ use serde::Deserialize;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::file::Overrides;
 use super::images::Network;
-use super::prepare::{self, Prepared, Selected};
+use super::prepare::{self, Prepared, Selected, Wanted};
 use super::settings::Settings;
 use crate::engine::Provision;
 use crate::fetch;
@@ -19,7 +18,7 @@ use crate::plan::{self, PREPARE, Plan};
 use crate::state::{Preparation, RunDir};
 use crate::workflow::template::literal;
 use crate::workflow::units::{Bytes, Seconds, as_written};
-use crate::workflow::{Command, DataSource, Resources, Retry, SlurmOptions, Stage, StageName, Template, Workflow};
+use crate::workflow::{Command, DataSource, Resources, Retry, SlurmOptions, Stage, StageName, StageUser, Template, Workflow};
 
 /// Who brings images and data into the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -104,6 +103,7 @@ impl Options {
             },
             outputs: Vec::new(),
             workdir: None,
+            user: StageUser::default(),
             retry: Retry::default(),
             slurm: SlurmOptions {
                 partition: self.prepare_partition.clone().or_else(|| job.partition.clone()),
@@ -115,17 +115,10 @@ impl Options {
 
 /// Reads, resolves and plans. Where a job prepares, this host may be one without a network: what cannot be asked is asked by
 /// the job.
-pub fn plan(
-    file: &Path,
-    overrides: &Overrides,
-    selected: &Selected,
-    options: &Options,
-    global: &Global,
-    settings: &Settings,
-) -> Result<Prepared, Failure> {
+pub fn plan(wanted: &Wanted, options: &Options, global: &Global, settings: &Settings) -> Result<Prepared, Failure> {
     match options.place(settings) {
-        Where::Here => prepare::plan(file, overrides, selected, global, settings),
-        Where::Job => prepare::preview(file, overrides, selected, global, settings),
+        Where::Here => prepare::plan(wanted, global, settings),
+        Where::Job => prepare::preview(wanted, global, settings),
     }
 }
 

@@ -75,6 +75,17 @@ impl Selected {
     }
 }
 
+/// What of a workflow is meant: `plan`, `run` and `submit` are told alike.
+#[derive(Args, Clone, Debug)]
+pub struct Wanted {
+    /// The workflow file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    #[command(flatten)]
+    pub selected: Selected,
+}
+
 /// A workflow on its way to being run.
 pub struct Prepared {
     pub workflow: Workflow,
@@ -92,17 +103,17 @@ impl Prepared {
 }
 
 /// Reads, resolves and plans; nothing is fetched but what names mean, nothing is written but the store's tag cache.
-pub fn plan(file: &Path, overrides: &Overrides, selected: &Selected, global: &Global, settings: &Settings) -> Result<Prepared, Failure> {
-    let workflow = file::read(file, overrides)?;
-    let lock = resolve(&workflow, selected.network(), global, settings)?;
-    decide(workflow, &lock, selected)
+pub fn plan(wanted: &Wanted, global: &Global, settings: &Settings) -> Result<Prepared, Failure> {
+    let workflow = file::read(&wanted.file, &wanted.overrides)?;
+    let lock = resolve(&workflow, wanted.selected.network(), global, settings)?;
+    decide(workflow, &lock, &wanted.selected)
 }
 
 /// As [`plan`], to look at: where servers give no answer, with what they last said.
-pub fn preview(file: &Path, overrides: &Overrides, selected: &Selected, global: &Global, settings: &Settings) -> Result<Prepared, Failure> {
-    let workflow = file::read(file, overrides)?;
-    let lock = match resolve(&workflow, selected.network(), global, settings) {
-        Err(failure) if failure.code() == exit::INFRASTRUCTURE && selected.network() == Network::Use => {
+pub fn preview(wanted: &Wanted, global: &Global, settings: &Settings) -> Result<Prepared, Failure> {
+    let workflow = file::read(&wanted.file, &wanted.overrides)?;
+    let lock = match resolve(&workflow, wanted.selected.network(), global, settings) {
+        Err(failure) if failure.code() == exit::INFRASTRUCTURE && wanted.selected.network() == Network::Use => {
             eprintln!("{}\nnote: this plan is made without asking again", failure.text());
             resolve(&workflow, Network::Offline, global, settings)?
         }
@@ -114,7 +125,7 @@ pub fn preview(file: &Path, overrides: &Overrides, selected: &Selected, global: 
             image.source
         );
     }
-    decide(workflow, &lock, selected)
+    decide(workflow, &lock, &wanted.selected)
 }
 
 fn decide(workflow: Workflow, lock: &Lock, selected: &Selected) -> Result<Prepared, Failure> {

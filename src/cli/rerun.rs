@@ -5,7 +5,7 @@ use clap::Args;
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::file::Overrides;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Selected, Wanted};
 use super::select::{Target, Tasks, find_run};
 use super::settings::Settings;
 use super::{machine, run, show, submit};
@@ -105,9 +105,14 @@ fn anew(arguments: &Arguments, plan: &Plan, mode: Mode, global: &Global, setting
     }
     let overrides = arguments.overrides.over(plan.params.clone());
     let selected = Selected::again(&arguments.target.stage.in_plan(plan)?, arguments.reach());
+    let wanted = Wanted {
+        file: plan.file.clone(),
+        overrides,
+        selected,
+    };
     match mode {
-        Mode::Local => run::run(&run::Arguments::new(plan.file.clone(), overrides, selected), global, settings),
-        Mode::Slurm => submit::run(&submit::Arguments::new(plan.file.clone(), overrides, selected), global, settings),
+        Mode::Local => run::run(&run::Arguments::new(wanted), global, settings),
+        Mode::Slurm => submit::run(&submit::Arguments::new(wanted), global, settings),
     }
 }
 

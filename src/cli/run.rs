@@ -1,7 +1,7 @@
 //! `dvrun run FILE`: the whole workflow on this machine, or on the nodes of the allocation that it is called in.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use signal_hook::iterator::Signals;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::file::{self, Overrides};
+use super::file;
 use super::machine;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Wanted};
 use super::settings::{Settings, THIS_PROGRAM};
 use super::show;
 use super::task::host_environment;
@@ -33,12 +33,8 @@ use crate::state::{Event, Journal, Mode, RunDir};
     after_help = "Examples:\n  dvrun run pipeline.yaml\n  dvrun run pipeline.yaml --set shards=8 --jobs 4\n  dvrun run pipeline.yaml --force call"
 )]
 pub struct Arguments {
-    /// The workflow file
-    file: PathBuf,
     #[command(flatten)]
-    overrides: Overrides,
-    #[command(flatten)]
-    selected: Selected,
+    wanted: Wanted,
     /// Tasks at once (otherwise what cpus and memory allow)
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     jobs: Option<u32>,
@@ -52,11 +48,9 @@ pub struct Arguments {
 
 impl Arguments {
     /// As though typed.
-    pub fn new(file: PathBuf, overrides: Overrides, selected: Selected) -> Arguments {
+    pub fn new(wanted: Wanted) -> Arguments {
         Arguments {
-            file,
-            overrides,
-            selected,
+            wanted,
             jobs: None,
             detach: false,
             detached: false,
@@ -66,8 +60,8 @@ impl Arguments {
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     // Read before anything is made beside it.
-    file::read(&arguments.file, &arguments.overrides)?;
-    let dir = prepare::dir(&arguments.file)?;
+    file::read(&arguments.wanted.file, &arguments.wanted.overrides)?;
+    let dir = prepare::dir(&arguments.wanted.file)?;
     if arguments.detach {
         return detach(&dir, global);
     }
@@ -79,14 +73,15 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if let Some((_, status)) = prepare::settle(&dir, settings)?.filter(|(_, status)| prepare::is_active(status)) {
         return Err(prepare::active(&status));
     }
-    let prepared = prepare::plan(&arguments.file, &arguments.overrides, &arguments.selected, global, settings)?;
+    let prepared = prepare::plan(&arguments.wanted, global, settings)?;
     show::planned(&prepared.plan, global);
     if prepared.nothing_to_do() {
-        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
+        let answer = show::summary_json(prepared.latest.as_ref(), &Summary::default(), Duration::ZERO);
+        return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
     }
     let nodes = machine::nodes(arguments.jobs, settings)?;
     nodes.fits(&prepared.plan)?;
-    prepare::fetch(&prepared, &arguments.selected, global, settings)?;
+    prepare::fetch(&prepared, &arguments.wanted.selected, global, settings)?;
     let run = prepare::create(&prepared, Mode::Local, settings)?;
     drive(&run, &prepared.plan, &nodes, global, settings)
 }
@@ -182,6 +177,7 @@ fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: 
     let place = Place {
         exe: THIS_PROGRAM.into(),
         scratch: settings.scratch.clone(),
+        image_access: settings.image_access,
         host: settings.host.clone(),
         job: None,
         own_job: None,

@@ -215,6 +215,9 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
         file.registries.extend(own);
     }
     let mut paths: Vec<&mut PathBuf> = [&mut file.cache, &mut file.scratch].into_iter().flatten().collect();
+    for profile in file.profiles.values_mut() {
+        paths.extend([&mut profile.cache, &mut profile.scratch].into_iter().flatten());
+    }
     if let Some(net) = &mut file.network {
         paths.extend(&mut net.ca_certificates);
         paths.extend(&mut net.client_certificate);

@@ -49,13 +49,11 @@ pub fn count(many: u64, what: &str) -> String {
     format!("{many} {what}{}", if many == 1 { "" } else { "s" })
 }
 
-/// The answer to a `run` or `submit` of a finished workflow.
-pub fn nothing_to_do(plan: &Plan, latest: Option<&RunDir>, global: &Global) -> Outcome {
+/// The answer to a command that has nothing to do, since the workflow is finished: `answer` in JSON, which is of the shape that the
+/// command's answers have.
+pub fn nothing_to_do(plan: &Plan, latest: Option<&RunDir>, answer: &serde_json::Value, global: &Global) -> Outcome {
     if global.json {
-        println!(
-            "{}",
-            serde_json::json!({"run": latest.map(RunDir::id), "submitted": [], "tasks": 0})
-        );
+        println!("{answer}");
     } else if !global.quiet {
         let run = latest.map(|run| format!(" (run {})", run.id())).unwrap_or_default();
         eprintln!("{}: everything is done{run}; nothing to run", plan.name);
@@ -123,12 +121,7 @@ pub fn last_lines(path: &Path) -> std::io::Result<Vec<String>> {
 /// A run's end.
 pub fn summary(run: &RunDir, summary: &Summary, took: Duration, global: &Global) {
     if global.json {
-        let state = if summary.failed + summary.not_run == 0 { "done" } else { "failed" };
-        println!(
-            "{}",
-            serde_json::json!({"run": run.id(), "state": state, "ok": summary.ok, "failed": summary.failed,
-                "not_run": summary.not_run, "seconds": took.as_secs_f64()})
-        );
+        println!("{}", summary_json(Some(run), summary, took));
     }
     if global.quiet {
         return;
@@ -144,6 +137,13 @@ pub fn summary(run: &RunDir, summary: &Summary, took: Duration, global: &Global)
         );
         eprintln!("  hint: after mending it, the same command goes on with what is missing");
     }
+}
+
+/// The same for programs. `run` is the one that the workflow finished in where nothing had to run, `None` where it has no stage.
+pub fn summary_json(run: Option<&RunDir>, summary: &Summary, took: Duration) -> serde_json::Value {
+    let state = if summary.failed + summary.not_run == 0 { "done" } else { "failed" };
+    serde_json::json!({"run": run.map(RunDir::id), "state": state, "ok": summary.ok, "failed": summary.failed,
+        "not_run": summary.not_run, "seconds": took.as_secs_f64()})
 }
 
 /// In a few plain words.
@@ -178,6 +178,18 @@ pub fn relative(path: &Path) -> &Path {
 pub fn target(plan: &Plan, stage: &StageName, tasks: &plan::TaskSet) -> String {
     let all = plan.stages.get(stage).is_none_or(|planned| planned.stage.tasks() == tasks.len());
     if all { stage.to_string() } else { format!("{stage}/{tasks}") }
+}
+
+/// The indices, or where they are too many for a line the first of them.
+pub fn some_of(tasks: &plan::TaskSet) -> String {
+    const RANGES: usize = 30;
+    match tasks.ranges().get(RANGES) {
+        None => tasks.to_string(),
+        Some(&(next, _)) => {
+            let first: plan::TaskSet = tasks.iter().take_while(|&index| index < next).collect();
+            format!("{first},… (--json lists them)")
+        }
+    }
 }
 
 /// A moment, given in Unix milliseconds, in this host's time zone.

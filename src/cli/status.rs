@@ -1,12 +1,15 @@
 //! `dvrun status [RUN]`: how a run stands.
 
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
 use clap::Args;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::select::find_run;
 use super::settings::Settings;
-use super::show;
+use super::{say, show};
 use crate::engine::slurm;
 use crate::engine::{self, RunState, RunStatus, StageStatus, TaskState};
 use crate::plan::Plan;
@@ -17,33 +20,70 @@ use crate::workflow::StageName;
 ///
 /// Exit records come first, then SLURM's queue, then its accounts. Exit code 1: something failed.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  dvrun status\n  dvrun status --json\n  dvrun status 142530-123")]
+#[command(after_help = "Examples:\n  dvrun status\n  dvrun status --watch\n  dvrun status --json\n  dvrun status 142530-123")]
 pub struct Arguments {
     /// The run (its id or the end of it); the newest otherwise
     #[arg(value_name = "RUN")]
     run: Option<String>,
+    /// Look again every few seconds, and show what has changed, until nothing runs or waits any more
+    ///
+    /// A terminal always shows the latest; elsewhere each change is printed after the one before.
+    #[arg(long, short)]
+    watch: bool,
 }
+
+/// How often it is looked again: a file is read, or a controller asked that serves a whole cluster.
+const AGAIN_HERE: Duration = Duration::from_secs(1);
+const AGAIN_ON_SLURM: Duration = Duration::from_secs(15);
+
+/// Clears a terminal and goes to its first line (ECMA-48: CUP, ED).
+const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     let run = find_run(arguments.run.as_deref())?;
-    let plan = run.plan()?;
-    if run.info()?.mode == Mode::Slurm {
-        slurm::adopt(&run, &settings.slurm())?;
+    let mode = run.info()?.mode;
+    let clears = arguments.watch && !global.json && io::stdout().is_terminal();
+    let mut last = String::new();
+    loop {
+        // Read anew each time: a rerun may have changed it.
+        let plan = run.plan()?;
+        if mode == Mode::Slurm {
+            slurm::adopt(&run, &settings.slurm())?;
+        }
+        let status = engine::status(&run, &plan, Some(&settings.slurm()))?;
+        let now = shown(&status, &plan, global)?;
+        if now != last {
+            let clear = if clears { CLEAR } else { "" };
+            let mut out = io::stdout().lock();
+            if let Err(error) = write!(out, "{clear}{now}").and_then(|()| out.flush()) {
+                // Whoever looked has gone away.
+                say::lost(error);
+                return Ok(code(&status));
+            }
+            last = now;
+        }
+        if !arguments.watch || status.state != RunState::Active {
+            return Ok(code(&status));
+        }
+        std::thread::sleep(match mode {
+            Mode::Local => AGAIN_HERE,
+            Mode::Slurm => AGAIN_ON_SLURM,
+        });
     }
-    let status = engine::status(&run, &plan, Some(&settings.slurm()))?;
-    print(&status, &plan, global)?;
-    Ok(code(&status))
 }
 
 /// On standard output, as text or as JSON.
 pub fn print(status: &RunStatus, plan: &Plan, global: &Global) -> Result<(), Failure> {
-    if global.json {
-        let text = serde_json::to_string_pretty(status).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
-        println!("{text}");
-    } else {
-        print!("{}", text(status, plan));
-    }
+    print!("{}", shown(status, plan, global)?);
     Ok(())
+}
+
+fn shown(status: &RunStatus, plan: &Plan, global: &Global) -> Result<String, Failure> {
+    if !global.json {
+        return Ok(text(status, plan));
+    }
+    let text = serde_json::to_string_pretty(status).map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
+    Ok(text + "\n")
 }
 
 /// The exit code that stands for a run's state.
@@ -64,6 +104,9 @@ pub fn state_of(state: RunState) -> &'static str {
     }
 }
 
+/// Tasks of a stage that are shown one by one.
+const SHOWN: usize = 10;
+
 /// A line a stage, and one for each of the first tasks that did not end well.
 fn text(status: &RunStatus, plan: &Plan) -> String {
     let state = state_of(status.state);
@@ -77,7 +120,11 @@ fn text(status: &RunStatus, plan: &Plan) -> String {
         if let Some(start) = &stage.expected {
             text += &format!("  {:width$}    expected to start: {}\n", "", start.replace('T', " "));
         }
-        for task in &stage.problems {
+        let (idle, own): (Vec<_>, Vec<_>) = (stage.problems.iter()).partition(|task| task.state == TaskState::UpstreamFailed);
+        if let Some(task) = idle.first().filter(|task| !task.message.is_empty()) {
+            text += &format!("  {:width$}    {}\n", "", task.message);
+        }
+        for task in own.iter().take(SHOWN) {
             let place: Vec<&str> = [task.host.as_deref(), task.job.as_deref()].into_iter().flatten().collect();
             let place = if place.is_empty() {
                 String::new()
@@ -94,9 +141,16 @@ fn text(status: &RunStatus, plan: &Plan) -> String {
                 text += &format!("  {:width$}      log: {}\n", "", show::relative(&task.log).display());
             }
         }
-        let more = stage.failed.len() as usize - stage.problems.len().min(stage.failed.len() as usize);
+        let bad = stage
+            .counts
+            .iter()
+            .filter(|(state, _)| state.is_failure() && **state != TaskState::UpstreamFailed);
+        let more = bad
+            .map(|(_, count)| *count as usize)
+            .sum::<usize>()
+            .saturating_sub(own.len().min(SHOWN));
         if more > 0 {
-            text += &format!("  {:width$}    and {more} more; all: {}\n", "", stage.failed);
+            text += &format!("  {:width$}    and {more} more; all: {}\n", "", show::some_of(&stage.failed));
         }
     }
     for problem in &status.problems {

@@ -1,15 +1,12 @@
 //! `dvrun submit FILE`: every stage as dependent SLURM jobs; then dvrun is gone.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::file::Overrides;
 use super::preparation;
-use super::prepare::{self, PATIENCE, Selected};
+use super::prepare::{self, PATIENCE, Wanted};
 use super::settings::Settings;
 use super::{show, status};
 use crate::engine::slurm::{self, SlurmProfile, Submission};
@@ -27,12 +24,8 @@ use crate::workflow::StageName;
     after_help = "Examples:\n  dvrun submit pipeline.yaml\n  dvrun submit pipeline.yaml --set shards=64 --wait\n  dvrun submit pipeline.yaml --profile cluster"
 )]
 pub struct Arguments {
-    /// The workflow file
-    file: PathBuf,
     #[command(flatten)]
-    overrides: Overrides,
-    #[command(flatten)]
-    selected: Selected,
+    wanted: Wanted,
     #[command(flatten)]
     preparation: preparation::Options,
     /// Wait until all jobs have ended; exit with 1 if one failed
@@ -62,11 +55,9 @@ fn dependency(text: &str) -> Result<String, String> {
 
 impl Arguments {
     /// As though typed.
-    pub fn new(file: PathBuf, overrides: Overrides, selected: Selected) -> Arguments {
+    pub fn new(wanted: Wanted) -> Arguments {
         Arguments {
-            file,
-            overrides,
-            selected,
+            wanted,
             preparation: preparation::Options::default(),
             wait: false,
             dependency: None,
@@ -76,11 +67,11 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
-    let dir = prepare::dir(&arguments.file)?;
+    let dir = prepare::dir(&arguments.wanted.file)?;
     let lock = prepare::lock(&dir)?;
     let active = prepare::settle(&dir, settings)?.filter(|(_, status)| prepare::is_active(status));
-    let (selected, options) = (&arguments.selected, &arguments.preparation);
-    let mut prepared = preparation::plan(&arguments.file, &arguments.overrides, selected, options, global, settings)?;
+    let (selected, options) = (&arguments.wanted.selected, &arguments.preparation);
+    let mut prepared = preparation::plan(&arguments.wanted, options, global, settings)?;
     let run = match active {
         Some((run, status)) if selected.is_everything() && preparation::is_same(&prepared.plan, &run.plan()?) => {
             go_on(&status, global);
@@ -90,7 +81,8 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         None => {
             show::planned(&prepared.plan, global);
             if prepared.nothing_to_do() {
-                return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), global);
+                let answer = json!({"run": prepared.latest.as_ref().map(RunDir::id), "submitted": [], "missing": []});
+                return show::nothing_to_do(&prepared.plan, prepared.latest.as_ref(), &answer, global);
             }
             preparation::bring(&mut prepared, selected, options, global, settings)?;
             prepare::create(&prepared, Mode::Slurm, settings)?

@@ -1,6 +1,7 @@
 //! `dvrun __task RUN STAGE INDEX`: the inside of a job. For the engine and for job scripts, not for people.
 
 use std::env;
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -26,9 +27,25 @@ pub struct Arguments {
     attempt: Option<u32>,
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// It ends with its standard input, which is that of whoever started it on another node
+    #[arg(long)]
+    step: bool,
+}
+
+/// Tells this process to end when its standard input does.
+fn end_with_standard_input() {
+    std::thread::spawn(|| {
+        let mut nothing = Vec::new();
+        // An error is an end as well.
+        std::io::stdin().read_to_end(&mut nothing).unwrap_or_default();
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap_or_default();
+    });
 }
 
 pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
+    if arguments.step {
+        end_with_standard_input();
+    }
     let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let job = text("SLURM_JOB_ID").filter(|_| arguments.attempt.is_none()).map(|id| {
         match (text("SLURM_ARRAY_JOB_ID"), text("SLURM_ARRAY_TASK_ID")) {
@@ -58,6 +75,7 @@ pub fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let place = Place {
         exe: THIS_PROGRAM.into(),
         scratch: arguments.scratch.clone().unwrap_or_else(|| settings.scratch.clone()),
+        image_access: settings.image_access,
         host: settings.host.clone(),
         time_limit: if in_job { TimeLimit::Slurm } else { TimeLimit::Here },
         job,

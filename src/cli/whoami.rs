@@ -7,7 +7,7 @@ use super::args::Global;
 use super::credentials;
 use super::failure::{Failure, Outcome, exit};
 use super::settings::Settings;
-use crate::registry::{self, Credential, Credentials, Registry, TOKEN_USER};
+use crate::registry::{Credential, Credentials, TOKEN_USER};
 
 /// Show as whom registries are asked
 #[derive(Args)]
@@ -25,12 +25,9 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     }
 }
 
-fn one(registry: &str, credentials: &Credentials, global: &Global) -> Outcome {
-    let registry: Registry = registry.parse().map_err(|error: registry::RegistryError| {
-        let hint = error.hint();
-        Failure::new(exit::USAGE, &error, hint)
-    })?;
-    let user = match credentials.find(registry.host(), "")? {
+fn one(registry: &str, known: &Credentials, global: &Global) -> Outcome {
+    let registry = credentials::registry(registry)?;
+    let user = match known.find(registry.host(), "")? {
         Some(Credential::Password { user, .. }) => user,
         // A token says to its registry alone whose it is.
         Some(Credential::IdentityToken(_)) => TOKEN_USER.to_owned(),

@@ -9,9 +9,10 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Outcome, exit};
 use super::file::Overrides;
-use super::prepare::{self, Selected};
+use super::prepare::{self, Selected, Wanted};
 use super::select::{Selection, find_run};
 use super::settings::Settings;
+use super::show;
 use crate::plan::{self, Plan, Reason};
 use crate::workflow::StageName;
 
@@ -34,7 +35,12 @@ type Change = (String, Option<String>, Option<String>);
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     let before = find_run(None)?.plan()?;
-    let now = prepare::plan(&before.file, &arguments.overrides, &arguments.selected, global, settings)?.plan;
+    let wanted = Wanted {
+        file: before.file.clone(),
+        overrides: arguments.overrides.clone(),
+        selected: arguments.selected.clone(),
+    };
+    let now = prepare::plan(&wanted, global, settings)?.plan;
     let stage = arguments.stage.in_plan(&now)?;
     if global.json {
         let changes = changes(&before, &now, &stage);
@@ -57,7 +63,13 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
             .map_or("", |summary| &summary.reason);
         let verb = if now.stages[name].todo.is_empty() { "does not run" } else { "runs" };
         writeln!(text, "{name} {verb}: {reason}").unwrap_or_default();
-        for (part, before, now) in changes(&before, &now, name) {
+        let todo = &now.stages[name].todo;
+        if !todo.is_empty() && todo.len() < now.stages[name].stage.tasks() {
+            writeln!(text, "  {:<20} {}", "tasks", show::some_of(todo)).unwrap_or_default();
+        }
+        // What a needed stage became is told where that one is told of.
+        let told_elsewhere = |part: &str| part.strip_prefix("needs.").is_some_and(|need| runs(&now, need));
+        for (part, before, now) in changes(&before, &now, name).into_iter().filter(|(part, ..)| !told_elsewhere(part)) {
             let words = match (before, now) {
                 (Some(before), Some(now)) => format!("{before} → {now}"),
                 (None, Some(now)) => format!("{now} is new"),
@@ -71,6 +83,10 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     }
     print!("{text}");
     Ok(exit::DONE)
+}
+
+fn runs(plan: &Plan, stage: &str) -> bool {
+    (plan.stages.get(&StageName(stage.to_owned()))).is_some_and(|planned| !planned.todo.is_empty())
 }
 
 /// The parts that differ; none where the earlier run did not write them down.

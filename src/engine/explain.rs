@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::previous::makers;
 use super::slurm::{JobState, JobTask, Slurm, query};
 use super::status::{RunStatus, StatusError, TaskState, TaskStatus, status_of};
 use crate::plan::{Plan, TaskSet};
@@ -72,8 +73,11 @@ pub fn explain(run: &RunDir, plan: &Plan, stage: &StageName, index: u32, slurm: 
             needs.push((need.stage.clone(), open));
         }
     }
-    let (stdout, stderr) = run.task_logs(stage, index);
-    let logs = [task.log.clone(), stderr, stdout];
+    let mut logs = vec![task.log.clone()];
+    if let Some(maker) = makers(run, plan, stage)?.of(index) {
+        let (stdout, stderr) = maker.task_logs(stage, index);
+        logs.extend([stderr, stdout]);
+    }
     let mut seen = BTreeSet::new();
     let logs = logs.into_iter().filter(|log| log.is_file() && seen.insert(log.clone())).collect();
     Ok(Explanation {

@@ -240,8 +240,7 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         let step = self.nodes.step(taken);
         let watch = Arc::new(match step {
             None => Watch::new(),
-            // It turns SIGTERM into SIGKILL itself, and has a record to write then.
-            Some(_) => Watch::with_grace(GRACE * 3 / 2),
+            Some(_) => Watch::of_step(),
         });
         self.running.push(Running {
             task: next,

@@ -6,6 +6,7 @@
 mod efficiency;
 mod explain;
 mod graph;
+mod image;
 pub mod local;
 mod memory;
 mod nodes;
@@ -28,6 +29,6 @@ pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};
 pub use nodes::{Node, Nodes};
 pub use outputs::OutputError;
-pub use previous::{inherit, previous};
+pub use previous::{Makers, inherit, makers, previous};
 pub use ready::{Obstacle, Provision, obstacles};
 pub use status::{RunState, RunStatus, StageStatus, StatusError, TaskState, TaskStatus, status};

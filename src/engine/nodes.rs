@@ -154,7 +154,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::engine::slurm::Slurm;
+    use crate::engine::slurm::{Lifeline, Slurm};
     use crate::engine::testing::{plan, stage};
 
     fn node(name: &str, cpus: u32, memory: u64, gpus: u32) -> Node {
@@ -170,6 +170,7 @@ mod tests {
             slurm: Slurm::new([]),
             program: PathBuf::from("dvrun").into(),
             scratch: "/tmp".into(),
+            lifeline: Arc::new(Lifeline::new().unwrap()),
         };
         Node {
             step: Some(Arc::new(step)),

@@ -110,6 +110,53 @@ impl Known {
     }
 }
 
+/// In which run each task of a stage ran that is done in a run: there are its logs.
+pub struct Makers(Vec<(RunDir, TaskSet)>);
+
+impl Makers {
+    /// The run in which task `index` ran; `None` where that is gone.
+    pub fn of(&self, index: u32) -> Option<&RunDir> {
+        let (run, _) = self.0.iter().find(|(_, tasks)| tasks.contains(index))?;
+        Some(run)
+    }
+}
+
+/// Looks through the runs before `run` for the tasks of `stage` that did not have to run in it.
+///
+/// # Errors
+/// Runs that cannot be read.
+pub fn makers(run: &RunDir, plan: &Plan, stage: &StageName) -> Result<Makers, StateError> {
+    let planned = &plan.stages[stage];
+    let mut makers = vec![(run.clone(), planned.todo.clone())];
+    let mut left = TaskSet::all(planned.stage.tasks()).difference(&planned.todo);
+    // The folder may have been moved since: where it lies is what counts.
+    let dir = run.path().ancestors().nth(3).unwrap_or(&plan.dir);
+    for earlier in RunDir::list(dir)?
+        .into_iter()
+        .rev()
+        .skip_while(|earlier| earlier.path() >= run.path())
+    {
+        if left.is_empty() {
+            break;
+        }
+        let before = match earlier.plan_of(stage) {
+            Err(StateError::Version { .. }) => break,
+            other => other?,
+        };
+        let same_file = before.file.file_name() == plan.file.file_name();
+        if let Some(before) = before
+            .stages
+            .get(stage)
+            .filter(|before| same_file && before.identity == planned.identity)
+        {
+            let here = left.intersection(&before.todo);
+            left = left.difference(&here);
+            makers.push((earlier, here));
+        }
+    }
+    Ok(Makers(makers))
+}
+
 fn finished(run: &RunDir, stage: &StageName, tasks: u32) -> Result<TaskSet, TaskError> {
     let records = run.records(stage).read(tasks).map_err(TaskError::Record)?;
     let ok = |record: &Option<crate::state::Record>| record.as_ref().is_some_and(|record| record.outcome == Outcome::Ok);

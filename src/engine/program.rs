@@ -10,15 +10,14 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::image::{self, TaskImage};
 use super::scratch::Scratch;
 use super::task::{Place, TaskError};
 use super::watch::{Cause, End, Ended, Watch};
 use crate::lock::LockedImage;
-use crate::oci::Execution;
 use crate::plan::Task;
-use crate::runtime::{self, Container, HostProgram, ImageAccess, Mount, Root, Running, RuntimeError, Stream, Writable};
-use crate::store::{StoredImage, StoredRoot};
-use crate::workflow::{Command, Template};
+use crate::runtime::{self, Container, HostProgram, MissingCwd, Mount, Running, RuntimeError, Stream, User, Writable};
+use crate::workflow::{Command, StageUser, Template};
 
 /// Who may end the program, and when it is ended at the latest.
 #[derive(Clone, Copy)]
@@ -44,32 +43,24 @@ pub(super) fn in_container(
     stderr: File,
 ) -> Result<End, TaskError> {
     let absent = || TaskError::NoImage(image.source.clone());
-    let stored = StoredImage::open(image.path.clone().ok_or_else(absent)?)?.ok_or_else(absent)?;
+    let image = image::find(image, place.image_access, &place.scratch)?.ok_or_else(absent)?;
     let scratch = scratch(place)?;
-    let root = match stored.root() {
-        StoredRoot::Folder(path) => Root::Folder(path),
-        StoredRoot::Squashfs { file, offset } => Root::Squashfs {
-            file,
-            offset,
-            access: ImageAccess::Auto,
-            scratch: place.scratch.clone(),
-        },
-    };
-    let container = container(task, root, &stored.info.config.config, binds, scratch.path())?;
+    let container = container(task, &image, binds, scratch.path())?;
     let mut running = spawn(place, container, &stdout, &stderr)?;
     supervision.watch.began(Pid::from_raw(running.pid() as i32), supervision.limit);
     let exit = running.wait().map_err(TaskError::Supervise)?;
-    let end = end(exit, supervision.watch.ended());
+    let end = end(exit, running.damage().to_vec(), supervision.watch.ended());
     close(scratch, place)?;
     Ok(end)
 }
 
-fn end(exit: runtime::Exit, cause: Cause) -> End {
+fn end(exit: runtime::Exit, damage: Vec<String>, cause: Cause) -> End {
     End {
         ended: Ended {
             exit: exit.status.code(),
             cpu: exit.usage.cpu,
             memory: exit.usage.max_rss,
+            damage,
         },
         cause,
     }
@@ -117,7 +108,8 @@ const SCRATCH: &str = "/tmp";
 const HOME: &str = "/home/user";
 
 /// Policy: what a task's program sees.
-fn container(task: &Task, root: Root, execution: &Execution, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
+fn container(task: &Task, image: &TaskImage, binds: Vec<Mount>, scratch: &Path) -> Result<Container, TaskError> {
+    let execution = &image.execution;
     let mut declared = task.env.clone();
     let argv = match &task.command {
         Command::Script(script) if script.0.len() > LONGEST_ARGUMENT => {
@@ -128,23 +120,25 @@ fn container(task: &Task, root: Root, execution: &Execution, binds: Vec<Mount>, 
         Command::Argv(words) => texts(words),
         Command::Entrypoint { args } => runtime::entrypoint(execution, &texts(args))?,
         Command::App { name, args } => {
-            let Root::Folder(rootfs) = &root else {
-                return Err(TaskError::AppInFile(name.clone()));
-            };
-            let app = runtime::app(rootfs, name, &texts(args))?;
+            let app = runtime::app(&image.root, name, &texts(args))?;
             declared.splice(0..0, app.env);
             app.argv
         }
     };
     Ok(Container {
-        root,
+        root: image.root.clone(),
         // Images made for Docker expect to write where they like; it is gone when the task ends.
         writable: Writable::Tmpfs,
         binds,
         env: runtime::environment(execution, &declared, Path::new(HOME), Some(task.resources.cpus)),
         cwd: task.cwd.clone(),
+        missing_cwd: MissingCwd::Make,
         argv,
-        as_root: false,
+        user: match task.user {
+            StageUser::Caller => User::Caller,
+            StageUser::Root => User::Root,
+            StageUser::Image => User::Image(execution.user.clone()),
+        },
         scratch: Some(scratch.to_owned()),
         home: HOME.into(),
         hostname: None,
@@ -174,6 +168,7 @@ pub(super) fn on_host(task: &Task, place: &Place, supervision: Supervision, stdo
         argv: &argv,
         env: &env,
         cwd: &task.cwd,
+        stdin: None,
         stdout,
         stderr,
     });
@@ -193,11 +188,11 @@ pub(super) fn on_host(task: &Task, place: &Place, supervision: Supervision, stdo
     if let Some(scratch) = scratch_of_script {
         close(scratch, place)?;
     }
-    Ok(end(exit, cause))
+    Ok(end(exit, Vec::new(), cause))
 }
 
 /// Runs the command that starts a task on another node; what it complains of goes where this program's complaints go.
-pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch: &Watch) -> Result<Cause, TaskError> {
+pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, stdin: &File, watch: &Watch) -> Result<Cause, TaskError> {
     let stderr = io::stderr()
         .as_fd()
         .try_clone_to_owned()
@@ -207,6 +202,7 @@ pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch:
         argv,
         env,
         cwd,
+        stdin: Some(stdin),
         stdout: &stderr,
         stderr: &stderr,
     });
@@ -214,7 +210,7 @@ pub(super) fn step(argv: &[String], env: &[(String, String)], cwd: &Path, watch:
         program: argv.join(" "),
         source,
     })?;
-    watch.began(Pid::from_raw(-running.leader().as_raw()), None);
+    watch.began(running.leader(), None);
     running.wait().map_err(TaskError::Supervise)?;
     let cause = watch.ended();
     running.reap().map_err(TaskError::Supervise)?;

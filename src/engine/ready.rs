@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::image::{self, TaskImage};
 use super::overlap::Places;
 use super::task::TaskError;
 use crate::plan::{self, Plan, StagePlan, Task};
-use crate::runtime::{self, AppError, DEFAULT_PATH, NoProgram};
+use crate::runtime::{self, AppError, DEFAULT_PATH, ImageAccess, NoProgram};
 use crate::state::RunDir;
-use crate::store::StoredImage;
 use crate::workflow::{Command, StageName};
 
 /// One thing that keeps a stage from running.
@@ -130,10 +130,11 @@ fn exists(path: &Path) -> Result<bool, TaskError> {
     })
 }
 
-fn image(plan: &Plan, planned: &StagePlan) -> Result<Option<StoredImage>, TaskError> {
+fn image(plan: &Plan, planned: &StagePlan) -> Result<Option<TaskImage>, TaskError> {
     let locked = planned.stage.image.as_ref().and_then(|name| plan.lock.images.get(name));
-    match locked.and_then(|image| image.path.clone()) {
-        Some(path) if !planned.todo.is_empty() => Ok(StoredImage::open(path)?),
+    match locked {
+        // Only looked into: nothing is unpacked.
+        Some(locked) if !planned.todo.is_empty() => image::find(locked, ImageAccess::Auto, Path::new("")),
         _ => Ok(None),
     }
 }
@@ -147,12 +148,9 @@ fn start(task: &Task) -> Option<String> {
     }
 }
 
-fn in_image(image: &StoredImage, stage: &StageName, task: &Task) -> Result<Option<Obstacle>, TaskError> {
-    let execution = &image.info.config.config;
+fn in_image(image: &TaskImage, stage: &StageName, task: &Task) -> Result<Option<Obstacle>, TaskError> {
+    let execution = &image.execution;
     let stage = stage.clone();
-    // What is in a file is only seen when it is run.
-    let root = image.root();
-    let Some(rootfs) = root.folder() else { return Ok(None) };
     let program = match &task.command {
         Command::Argv(words) => words.first().map(|word| word.0.clone()),
         Command::Script(script) => runtime::script(&script.0).into_iter().next(),
@@ -163,7 +161,7 @@ fn in_image(image: &StoredImage, stage: &StageName, task: &Task) -> Result<Optio
                 Err(source) => return Ok(Some(Obstacle::Launch { stage, source })),
             }
         }
-        Command::App { name, .. } => match runtime::app(rootfs, name, &[]) {
+        Command::App { name, .. } => match runtime::app(&image.root, name, &[]) {
             Ok(_) => None,
             Err(source @ (AppError::Unknown { .. } | AppError::NoRunscript { .. })) => {
                 return Ok(Some(Obstacle::App { stage, source }));
@@ -190,8 +188,8 @@ fn in_image(image: &StoredImage, stage: &StageName, task: &Task) -> Result<Optio
     if relative || looked.iter().any(bound) {
         return Ok(None);
     }
-    let missing = runtime::find_program(rootfs, &program, path).map_err(|source| TaskError::Look {
-        path: rootfs.to_owned(),
+    let missing = runtime::find_program(&image.root, &program, path).map_err(|source| TaskError::Look {
+        image: task.image.clone().unwrap_or_default(),
         source,
     })?;
     Ok(missing.map(|missing| Obstacle::Program { stage, program, missing }))

@@ -15,7 +15,7 @@ use super::slurm::{self, Ending, OwnJob, Step};
 use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
-use crate::runtime::{AppError, LaunchError, Mount, Os, RuntimeError};
+use crate::runtime::{AppError, ImageAccess, LaunchError, LookError, Mount, RuntimeError};
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::store;
 use crate::workflow::units::{Bytes, Seconds};
@@ -34,6 +34,8 @@ pub struct Place {
     pub exe: PathBuf,
     /// The folder in which the task's private `/tmp` is made.
     pub scratch: PathBuf,
+    /// How an image that is one file becomes a root file system.
+    pub image_access: ImageAccess,
     pub host: String,
     /// Slurm's id of this job.
     pub job: Option<String>,
@@ -84,16 +86,14 @@ pub enum TaskError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     App(#[from] AppError),
-    #[error("cannot look into the image at {}", path.display())]
-    Look { path: PathBuf, source: Os },
+    #[error("cannot look into image {image}")]
+    Look { image: String, source: LookError },
     #[error("cannot watch over the program")]
     Supervise(#[source] io::Error),
     #[error("cannot start {program}")]
     Start { program: String, source: io::Error },
     #[error("stage {0} has no image, and only a script or an argument list can run on the host")]
     NoProgram(StageName),
-    #[error("app `{0}` is in an image that is one file, in which apps are not looked for")]
-    AppInFile(String),
 }
 
 impl TaskError {
@@ -105,7 +105,6 @@ impl TaskError {
             TaskError::Launch(error) => error.hint(),
             TaskError::App(error) => error.hint(),
             TaskError::Image(error) => error.hint(),
-            TaskError::AppInFile(_) => Some("give its command with `run`, or unpack the image".into()),
             TaskError::NoImage(_) => Some("run `dvrun fetch` where there is a network, with the same cache folder".into()),
             TaskError::BindSource(_) => {
                 Some("declare it as `data`, or as the output of a stage that is needed, or make the bind `optional`".into())
@@ -211,6 +210,7 @@ pub(super) fn elsewhere(
         &step.argv(run.path(), &stage.0, task.index, task.attempt),
         &step.env(),
         run.path(),
+        &step.lifeline.stdin,
         watch,
     );
     let written = records.read_one(task.index)?;
@@ -316,7 +316,11 @@ fn perform(
     let mut task = plan::task(plan, &stage.name, index, run.path())?;
     task.resources = retry_resources(stage, attempt);
     outputs::remove(&task.outputs)?;
-    let mounts = mounts(&task.binds)?;
+    for bind in task.binds.iter().filter(|bind| bind.create) {
+        create_folder(&bind.source)?;
+    }
+    // The host's folders are where they are: there is nothing to mount.
+    let mounts = if task.image.is_some() { mounts(&task.binds)? } else { Vec::new() };
     let logs = run.task_logs(&stage.name, index);
     create_folder(&run.logs(&stage.name))?;
     let (stdout, stderr) = (create_file(&logs.0)?, create_file(&logs.1)?);
@@ -332,9 +336,12 @@ fn perform(
         }
         None => program::on_host(&task, place, program::Supervision { watch, limit }, &stdout, &stderr)?,
     };
-    let (outcome, message) = match killed(&task, kills.since(), end, place) {
+    let (outcome, message) = match killed(&task, kills.since(), &end, place) {
         Some(message) => (Outcome::OutOfMemory, message),
-        None => judge(&task, with_reason(end, place))?,
+        None => {
+            let (outcome, message) = judge(&task, &with_reason(end.clone(), place))?;
+            (outcome, with_damage(message, &end.ended.damage))
+        }
     };
     for log in [&logs.0, &logs.1] {
         remove_if_empty(log)?;
@@ -346,7 +353,7 @@ fn perform(
 ///
 /// Under Slurm the count is the job's own, and Slurm fails the job for it. Here it is shared with other tasks: it only
 /// explains a program that was killed.
-fn killed(task: &Task, kills: u64, end: End, place: &Place) -> Option<String> {
+fn killed(task: &Task, kills: u64, end: &End, place: &Place) -> Option<String> {
     let counts = place.own_job.is_some() || end.ended.exit == 128 + Signal::SIGKILL as i32;
     if kills == 0 || end.cause != Cause::Own || !counts {
         return None;
@@ -373,7 +380,7 @@ fn with_reason(end: End, place: &Place) -> End {
 }
 
 /// What a program's end and its outputs amount to.
-fn judge(task: &Task, end: End) -> Result<(Outcome, String), TaskError> {
+fn judge(task: &Task, end: &End) -> Result<(Outcome, String), TaskError> {
     Ok(match end {
         End { cause: Cause::Time, .. } => {
             let limit = task.resources.time.map(|time| format!(" of {time}")).unwrap_or_default();
@@ -389,8 +396,17 @@ fn judge(task: &Task, end: End) -> Result<(Outcome, String), TaskError> {
         },
         End {
             ended: Ended { exit, .. }, ..
-        } => (Outcome::Failed { exit }, exit_text(exit)),
+        } => (Outcome::Failed { exit: *exit }, exit_text(*exit)),
     })
+}
+
+/// A program is only told "Input/output error": what it read was never wrong, but not all of it came.
+fn with_damage(message: String, damage: &[String]) -> String {
+    match damage.first() {
+        None => message,
+        Some(first) if message.is_empty() => format!("the image is damaged: {first}"),
+        Some(first) => format!("{message}; the image is damaged: {first}"),
+    }
 }
 
 fn exit_text(exit: i32) -> String {
@@ -405,13 +421,10 @@ fn exit_text(exit: i32) -> String {
     }
 }
 
-/// Bind sources as they really are; folders for outputs are made. All are looked at before anything starts.
+/// Bind sources as they really are. All are looked at before anything starts.
 fn mounts(binds: &[ResolvedBind]) -> Result<Vec<Mount>, TaskError> {
     let mut mounts = Vec::with_capacity(binds.len());
     for bind in binds {
-        if bind.create {
-            create_folder(&bind.source)?;
-        }
         match fs::canonicalize(&bind.source) {
             Ok(source) => mounts.push(Mount {
                 source,

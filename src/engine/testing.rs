@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::lock::Lock;
 use crate::oci::Digest;
 use crate::plan::{Plan, Reason, StagePlan, TaskSet, VERSION};
-use crate::workflow::{Array, Command, Need, Resources, Stage, StageName, Template};
+use crate::workflow::{Array, Command, Need, Resources, Stage, StageName, StageUser, Template};
 
 /// A stage without a container whose script is empty. A count above 1 is an array.
 pub fn stage(name: &str, count: u32, needs: &[&str]) -> Stage {
@@ -31,6 +31,7 @@ pub fn stage(name: &str, count: u32, needs: &[&str]) -> Stage {
         resources: Resources::default(),
         outputs: Vec::new(),
         workdir: None,
+        user: StageUser::default(),
         retry: Default::default(),
         slurm: Default::default(),
     }

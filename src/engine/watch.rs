@@ -16,7 +16,7 @@ use super::local::GRACE;
 use super::memory;
 
 /// A program's end as its parent sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
     /// As a shell reports it: 128 + n for signal n.
     pub exit: i32,
@@ -24,10 +24,12 @@ pub(super) struct Ended {
     pub cpu: Duration,
     /// Peak resident memory of the largest of them, bytes.
     pub memory: u64,
+    /// What of its image could not be read, a sentence each.
+    pub damage: Vec<String>,
 }
 
 /// How a program ended, and what made it end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct End {
     pub ended: Ended,
     pub cause: Cause,
@@ -59,17 +61,25 @@ struct Program {
     time_up: Option<Instant>,
     /// It was told to stop: when it is killed.
     kill_at: Option<Instant>,
+    /// What tells it to stop.
+    told_by: Signal,
+    /// Between that and SIGKILL.
     grace: Duration,
     over: bool,
 }
 
 impl Watch {
     pub fn new() -> Watch {
-        Watch::with_grace(GRACE)
+        Watch::telling(Signal::SIGTERM, GRACE)
     }
 
-    /// `grace` is the time between SIGTERM and SIGKILL.
-    pub fn with_grace(grace: Duration) -> Watch {
+    /// Of what hands a signal on to a task elsewhere, which needs time to end its program and to write its record.
+    pub fn of_step() -> Watch {
+        // `srun` makes SIGKILL of SIGTERM.
+        Watch::telling(Signal::SIGINT, GRACE * 3 / 2)
+    }
+
+    fn telling(stop: Signal, grace: Duration) -> Watch {
         Watch {
             program: Mutex::new(Program {
                 pid: None,
@@ -77,6 +87,7 @@ impl Watch {
                 warned: false,
                 time_up: None,
                 kill_at: None,
+                told_by: stop,
                 grace,
                 over: false,
             }),
@@ -97,7 +108,7 @@ impl Watch {
         program.pid = Some(pid);
         program.time_up = limit.map(|limit| Instant::now() + limit);
         if program.kill_at.is_some() {
-            program.send(Signal::SIGTERM);
+            program.send(program.told_by);
         }
         self.changed.notify_all();
     }
@@ -162,7 +173,7 @@ impl Program {
         if self.kill_at.is_none() {
             self.cause = cause;
             self.kill_at = Some(Instant::now() + self.grace);
-            self.send(Signal::SIGTERM);
+            self.send(self.told_by);
         }
     }
 

@@ -148,7 +148,9 @@ impl Hasher {
             Inner::Sha256(h) => (Algorithm::Sha256, h.finalize().to_vec()),
             Inner::Sha512(h) => (Algorithm::Sha512, h.finalize().to_vec()),
         };
-        let hex = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let hex = digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect();
         Digest { algorithm, hex }
     }
 }

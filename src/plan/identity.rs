@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::lock::Lock;
 use crate::oci::Digest;
 use crate::workflow::template;
-use crate::workflow::{Command, Stage, StageName, Template};
+use crate::workflow::{Command, Stage, StageName, StageUser, Template};
 
 /// The change rule of identities: another number makes everything run again.
 const VERSION: u32 = 1;
@@ -114,7 +114,7 @@ pub fn identity(stage: &Stage, params: &IndexMap<String, Value>, lock: &Lock, pa
     };
     let mut digests: Vec<String> = parents.iter().map(|(_, digest)| digest.to_string()).collect();
     digests.sort();
-    let content = json!({
+    let mut content = json!({
         "identity": VERSION,
         "image": image,
         "command": stage.command,
@@ -132,6 +132,9 @@ pub fn identity(stage: &Stage, params: &IndexMap<String, Value>, lock: &Lock, pa
         "stage": uses.stage.then_some(&stage.name),
         "parents": digests,
     });
+    if stage.user != StageUser::Caller {
+        content["user"] = json!(stage.user);
+    }
     (Digest::sha256(content.to_string().as_bytes()), parts(&content))
 }
 

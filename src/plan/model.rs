@@ -10,7 +10,7 @@ use super::{Parts, TaskSet};
 use crate::binds::ResolvedBind;
 use crate::lock::Lock;
 use crate::oci::Digest;
-use crate::workflow::{Command, Resources, Stage, StageName};
+use crate::workflow::{Command, Resources, Stage, StageName, StageUser};
 
 /// The change rule of `plan.json`: readers refuse a version that they do not know.
 pub const VERSION: u32 = 1;
@@ -79,5 +79,6 @@ pub struct Task {
     pub outputs: Vec<String>,
     /// Absolute, as the program sees it.
     pub cwd: PathBuf,
+    pub user: StageUser,
     pub resources: Resources,
 }

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::lock::LockedImage;
     use crate::plan::{Previous, Selection, plan};
-    use crate::workflow::{Command, Image, Resources, Retry, SlurmOptions, Template, Workflow};
+    use crate::workflow::{Command, Image, Resources, Retry, SlurmOptions, StageUser, Template, Workflow};
 
     fn stage(name: &str, needs: &[&str]) -> Stage {
         let need = |need: &&str| Need {
@@ -77,6 +77,7 @@ mod tests {
             resources: Resources::default(),
             outputs: Vec::new(),
             workdir: None,
+            user: StageUser::default(),
             retry: Retry::default(),
             slurm: SlurmOptions::default(),
         }

@@ -113,6 +113,7 @@ pub fn task(plan: &Plan, stage: &StageName, index: u32, run_dir: &Path) -> Resul
         binds,
         outputs: outputs.iter().map(|output| absolute_pattern(&plan.dir, output)).collect(),
         cwd,
+        user: stage.user,
         resources: stage.resources.clone(),
     })
 }

@@ -24,7 +24,8 @@ impl TaskSet {
     }
 
     pub fn contains(&self, index: u32) -> bool {
-        self.0.iter().any(|&(first, last)| (first..=last).contains(&index))
+        let range = self.0.partition_point(|&(_, last)| last < index);
+        self.0.get(range).is_some_and(|&(first, _)| first <= index)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
@@ -127,6 +128,7 @@ mod tests {
                 let members = |mask: u32| (0..6).filter(|i| mask >> i & 1 == 1).collect::<Vec<u32>>();
                 let (left, right) = (set(&members(a)), set(&members(b)));
                 assert_eq!(left.union(&right), set(&members(a | b)));
+                assert!((0..8).all(|index| left.contains(index) == (a >> index & 1 == 1)));
                 assert_eq!(left.difference(&right), set(&members(a & !b)));
                 assert_eq!(left.intersection(&right), set(&members(a & b)));
             }

@@ -1,5 +1,6 @@
 //! A container as a plain value.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -13,12 +14,12 @@ pub struct Container {
     pub binds: Vec<Mount>,
     /// The whole environment: nothing else is there.
     pub env: Vec<(String, String)>,
-    /// Absolute, in the container; created when missing (in the writable layer).
+    /// Absolute, in the container.
     pub cwd: PathBuf,
+    pub missing_cwd: MissingCwd,
     /// At least one word; the program is looked up along `PATH` of `env` inside the container.
     pub argv: Vec<String>,
-    /// uid 0 inside instead of the caller's own.
-    pub as_root: bool,
+    pub user: User,
     /// A folder of the host bound to `/tmp`; a private tmpfs where absent.
     pub scratch: Option<PathBuf>,
     /// Private HOME, as seen inside; a tmpfs folder is made there.
@@ -56,14 +57,52 @@ pub enum ImageAccess {
     Extract,
 }
 
+/// Who the caller is inside. Outside it stays the caller, with no more rights than it has: one number of the container stands
+/// for it, and there are no others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum User {
+    /// The same uid and gid.
+    #[default]
+    Caller,
+    /// uid 0 and gid 0, which may change owners and modes of the caller's own files.
+    Root,
+    /// Whom an image's configuration names (OCI image spec, "config": `User`): `user`, `uid`, `user:group` or `uid:gid`, names
+    /// being those of the image's own `/etc/passwd` and `/etc/group`. Empty means root.
+    Image(String),
+}
+
+impl fmt::Display for ImageAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ImageAccess::Auto => "auto",
+            ImageAccess::Fuse => "fuse",
+            ImageAccess::Extract => "extract",
+        })
+    }
+}
+
+/// What becomes of a working directory that neither the image nor a bind has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingCwd {
+    /// It is made, empty, as Docker does with an image's `WorkingDir`.
+    #[default]
+    Make,
+    /// Nothing starts: it is a mistake.
+    Refuse,
+}
+
 /// What happens to writes outside binds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Writable {
     /// Refused (EROFS); missing mount points are still made.
     No,
     /// Kept in memory until the container ends.
     Tmpfs,
+    /// Kept in a folder of the host, which the next container may start from; one at a time.
+    Folder(PathBuf),
 }
 
 /// A file or folder of the host, seen in the container.

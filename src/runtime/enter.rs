@@ -10,15 +10,18 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, umask};
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Uid, getgid, getuid};
 
 use super::attributes;
-use super::container::Container;
+use super::container::{Container, Root, User};
 use super::error::RuntimeError;
 use super::forbidden;
+use super::fuse::Owner;
 use super::identity::{self, Caller};
 use super::inside::{self, Kind};
 use super::kernel::Kernel;
+use super::layer::Layer;
+use super::look::{LookError, Tree};
 use super::mounts::{self, Access, Exec, Identity, Step, What};
 use super::root::{self, Need, STAGE, bind, handle};
 use super::serve::View;
@@ -27,16 +30,48 @@ use super::sys::Depth;
 /// No passwd file of an image is larger; more of it is not read.
 const ETC_LIMIT: u64 = 4 << 20;
 
-/// Who the caller is outside.
+/// Who the caller is, outside and inside.
 #[derive(Clone, Copy)]
 pub struct Ids {
     pub uid: Uid,
     pub gid: Gid,
+    pub inside: Owner,
 }
 
-/// Makes the caller known in the new user namespace, under its own number or as root.
-pub fn map_ids(ids: Ids, as_root: bool) -> Result<(), RuntimeError> {
-    let (uid, gid) = if as_root { (0, 0) } else { (ids.uid.as_raw(), ids.gid.as_raw()) };
+impl Ids {
+    /// Of this process, in `container`.
+    pub fn of(container: &Container) -> Result<Ids, RuntimeError> {
+        let (uid, gid) = (getuid(), getgid());
+        let inside = match &container.user {
+            User::Caller => Owner {
+                uid: uid.as_raw(),
+                gid: gid.as_raw(),
+            },
+            User::Root => Owner { uid: 0, gid: 0 },
+            User::Image(name) => named(name, &container.root)?,
+        };
+        Ok(Ids { uid, gid, inside })
+    }
+}
+
+fn named(user: &str, root: &Root) -> Result<Owner, RuntimeError> {
+    let unusable = |reason: String| RuntimeError::User {
+        user: user.to_owned(),
+        reason,
+    };
+    let text = |tree: &Tree, path: &str| tree.text(Path::new(path), ETC_LIMIT as usize).map(Option::unwrap_or_default);
+    let read = || -> Result<(Vec<u8>, Vec<u8>), LookError> {
+        let tree = Tree::open(root)?;
+        Ok((text(&tree, "/etc/passwd")?, text(&tree, "/etc/group")?))
+    };
+    let (passwd, group) = read().map_err(|error| unusable(format!("the image cannot be read: {error}")))?;
+    let (uid, gid) = identity::numbers(user, &passwd, &group).map_err(|what| unusable(format!("the image does not know {what}")))?;
+    Ok(Owner { uid, gid })
+}
+
+/// Makes the caller known in the new user namespace, under the one number that stands for it there.
+pub fn map_ids(ids: Ids) -> Result<(), RuntimeError> {
+    let Owner { uid, gid } = ids.inside;
     // Without setgroups denied first, an ordinary user may not map a group (user_namespaces(7)).
     for (file, text) in [
         ("setgroups", "deny".to_owned()),
@@ -74,6 +109,7 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
     let steps = mounts::steps(container, identity(&image, container, ids)?, resolve)?;
     let work = steps.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
 
+    let layer = Layer::open(&container.writable)?;
     root::stage()?;
     let needs: Vec<Need<'_>> = work
         .iter()
@@ -86,7 +122,7 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
             })
         })
         .collect();
-    let base = root::prepare(&image, container.writable, &needs, kernel)?;
+    let base = root::prepare(&image, &layer, &needs, kernel)?;
     view.close().map_err(RuntimeError::setup("hiding the image"))?;
     let empty = memory_file("empty", b"")?;
     for item in &work {
@@ -274,11 +310,7 @@ fn memory_file(name: &str, contents: &[u8]) -> Result<OwnedFd, RuntimeError> {
 }
 
 fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {
-    let (uid, gid) = if container.as_root {
-        (0, 0)
-    } else {
-        (ids.uid.as_raw(), ids.gid.as_raw())
-    };
+    let Owner { uid, gid } = ids.inside;
     let name = match uid {
         0 => "root".to_owned(),
         // A user of a directory service is not in the file: any name will do.

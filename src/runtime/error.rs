@@ -70,6 +70,10 @@ pub enum RuntimeError {
     MountPoint { target: PathBuf, source: Os },
     #[error("this host cannot lay a writable layer over the image")]
     Overlay { source: Os },
+    #[error("{path} cannot take the container's writes")]
+    Layer { path: PathBuf, source: Os },
+    #[error("the image's user `{user}` cannot be used: {reason}")]
+    User { user: String, reason: String },
     #[error("the working directory {path} cannot be used")]
     WorkingDir { path: PathBuf, source: Os },
     #[error("not a container: {what}")]
@@ -126,6 +130,14 @@ impl RuntimeError {
             RuntimeError::Overlay { .. } => {
                 "run without a writable root (bind a folder to write to), or use a copy of the image that you own".to_owned()
             }
+            RuntimeError::Layer { source, .. } if source.0 == libc::EWOULDBLOCK => {
+                "another container is writing to it: wait for its end, or name another folder".to_owned()
+            }
+            RuntimeError::Layer { source, .. } if source.0 == libc::ENOENT => "make the folder that it lies in first".to_owned(),
+            RuntimeError::Layer { .. } => {
+                "it must be yours, on a file system of this machine: network and parallel file systems, and kernels before 5.11, cannot do it".to_owned()
+            }
+            RuntimeError::User { .. } => "run as yourself, or as root inside (`user: root`, `--user root`)".to_owned(),
             RuntimeError::WorkingDir { .. } => "choose a folder that exists in the image or is bound".to_owned(),
             _ => return None,
         })

@@ -17,13 +17,15 @@ use nix::unistd::{Pid, chdir, getpid, getppid, setpgid};
 use super::exit::{Exit, Usage};
 use super::sys::{self, Words};
 
-/// What is started, and with what. Its standard input is empty.
+/// What is started, and with what.
 pub struct HostProgram<'a> {
     /// The program, looked up along `PATH` of `env` where it has no slash, and its arguments.
     pub argv: &'a [String],
     /// The whole environment.
     pub env: &'a [(String, String)],
     pub cwd: &'a Path,
+    /// Empty where absent.
+    pub stdin: Option<&'a File>,
     pub stdout: &'a File,
     pub stderr: &'a File,
 }
@@ -51,7 +53,11 @@ pub fn spawn_host(program: &HostProgram) -> io::Result<HostRunning> {
     let env = c_strings(program.env.iter().map(|(name, value)| format!("{name}={value}")))?;
     let (argv, env) = (Words::new(&argv), Words::new(&env));
     let null = File::open("/dev/null")?;
-    let streams = [null.as_raw_fd(), program.stdout.as_raw_fd(), program.stderr.as_raw_fd()];
+    let streams = [
+        program.stdin.unwrap_or(&null).as_raw_fd(),
+        program.stdout.as_raw_fd(),
+        program.stderr.as_raw_fd(),
+    ];
     // Those below would be overwritten before they are copied.
     debug_assert!(streams.iter().all(|&fd| fd > 2));
     let parent = getpid();

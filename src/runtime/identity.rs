@@ -35,6 +35,34 @@ pub fn name_of(passwd: &[u8], uid: u32) -> Option<String> {
     (!name.is_empty() && name.chars().all(plain)).then(|| name.to_owned())
 }
 
+/// The numbers that an image's `User` means: `user`, `uid`, `user:group` or `uid:gid`; empty is root. The group is that of
+/// the user's line where none is given, and 0 where there is no such line.
+///
+/// # Errors
+/// The name that the image's files do not know, or the number that cannot be one.
+pub fn numbers(user: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), String> {
+    let (user, group_name) = match user.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        None => (user, None),
+    };
+    let user = if user.is_empty() { "0" } else { user };
+    let line = lines(passwd).find(|line| field(line, 0) == Some(user.as_bytes()) || field(line, 2) == Some(user.as_bytes()));
+    let number = |line: &[u8], at: usize| std::str::from_utf8(field(line, at)?).ok()?.parse::<u32>().ok();
+    // All bits set means "no one" to the kernel.
+    let whole = |text: &str| text.parse::<u32>().ok().filter(|&number| number != u32::MAX);
+    let uid = whole(user).or_else(|| number(line?, 2));
+    let uid = uid.ok_or_else(|| format!("the user `{user}`"))?;
+    let gid = match group_name {
+        None => line.and_then(|line| number(line, 3)).unwrap_or(0),
+        Some(name) => {
+            let line = lines(group).find(|line| field(line, 0) == Some(name.as_bytes()));
+            let gid = whole(name).or_else(|| number(line?, 2));
+            gid.ok_or_else(|| format!("the group `{name}`"))?
+        }
+    };
+    Ok((uid, gid))
+}
+
 fn merged(image: &[u8], name: &str, number: u32, line: &str) -> Vec<u8> {
     let number = number.to_string();
     let mut text = Vec::with_capacity(image.len() + line.len() + 1);
@@ -83,6 +111,33 @@ mod tests {
     fn a_group_keeps_its_name_in_the_image() {
         assert_eq!(group(b"root:x:0:\nusers:x:100:\n", &caller()), b"root:x:0:\nusers:x:100:\n");
         assert_eq!(group(b"root:x:0:\n", &caller()), b"root:x:0:\nada:x:100:\n");
+    }
+
+    #[test]
+    fn the_numbers_of_an_images_user() {
+        let passwd = b"root:x:0:0::/root:/bin/sh\napp:x:1001:1002::/:/bin/sh\nodd:x:x:\n";
+        let numbers = |user: &str| numbers(user, passwd, b"staff:x:50:\n");
+        for (user, expected) in [
+            ("", (0, 0)),
+            ("root", (0, 0)),
+            ("app", (1001, 1002)),
+            ("1001", (1001, 1002)),
+            ("7", (7, 0)),
+            ("7:8", (7, 8)),
+            ("app:staff", (1001, 50)),
+            ("app:", (1001, 1002)),
+        ] {
+            assert_eq!(numbers(user), Ok(expected), "{user}");
+        }
+        for (user, unknown) in [
+            ("nosuch", "the user `nosuch`"),
+            ("app:nosuch", "the group `nosuch`"),
+            ("odd", "the user `odd`"),
+            ("4294967295", "the user `4294967295`"),
+            ("-1", "the user `-1`"),
+        ] {
+            assert_eq!(numbers(user), Err(unknown.to_owned()), "{user}");
+        }
     }
 
     #[test]

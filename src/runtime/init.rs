@@ -18,10 +18,11 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use super::container::Container;
+use super::container::{Container, User};
 use super::enter::{self, Ids};
 use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
+use super::filter;
 use super::launch::DEFAULT_PATH;
 use super::monitor;
 use super::serve::View;
@@ -77,13 +78,13 @@ fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -
         sys::exit_now(1);
     }
     let container = &spec.container;
-    enter::map_ids(ids, container.as_root)?;
+    enter::map_ids(ids)?;
     forbid_namespaces()?;
     if let Some(name) = &container.hostname {
         nix::unistd::sethostname(name).map_err(setup("setting the host name"))?;
     }
     enter::enter(container, ids, view, spec.kernel)?;
-    confine(container.as_root)?;
+    confine(container.user != User::Caller && ids.inside.uid == 0)?;
     nix::unistd::chdir(&container.cwd).map_err(|errno| RuntimeError::WorkingDir {
         path: container.cwd.clone(),
         source: errno.into(),
@@ -197,6 +198,9 @@ fn execute(container: &Container, session: Session, terminal: Option<OwnedFd>, a
     }
     if let Err(errno) = sys::close_from(3, Fate::ClosedOnExec) {
         return setup("closing descriptors", errno);
+    }
+    if let Err(errno) = filter::apply() {
+        return setup("filtering system calls", errno);
     }
     let program = &container.argv[0];
     let path = container

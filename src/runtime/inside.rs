@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 /// As many as the kernel follows.
-const LINKS: usize = 40;
+pub const LINKS: usize = 40;
 
 /// Folder or anything else: the two kinds of mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ pub fn file_type(fd: impl AsFd) -> nix::Result<SFlag> {
 }
 
 /// The components that matter: names and `..`.
-fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+pub fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsStr::new("..").to_owned()),

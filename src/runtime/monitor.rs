@@ -17,12 +17,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getgid, getpgrp, getuid, pipe2, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{Pid, getpgrp, pipe2, tcgetpgrp, tcsetpgrp};
 
 use super::enter::{self, Ids};
 use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
 use super::init;
+use super::layer;
 use super::serve::{self, Keeper};
 use super::sys::{self, Fate, Side};
 use super::wire::{self, CONTROL_FD, Message, SPEC_FD, Spec};
@@ -65,10 +66,8 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     // Every signal becomes something to read, for the first process as well.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(setup("blocking signals"))?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(setup("signalfd"))?;
-    let ids = Ids {
-        uid: getuid(),
-        gid: getgid(),
-    };
+    let ids = Ids::of(&spec.container)?;
+    let layer = layer::keep(&spec.container.writable)?;
     let session = match [
         std::io::stdin().is_terminal(),
         std::io::stdout().is_terminal(),
@@ -97,6 +96,7 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
         foreground.take_back();
     }
     keeper.end()?;
+    drop(layer);
     Ok(match end {
         Status::Exited(code) => ExitCode::from(code as u8),
         Status::Signaled(_) => {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
-use super::container::Container;
+use super::container::{Container, MissingCwd};
 use super::error::RuntimeError;
 
 /// Devices that every program may expect (Linux Standard Base and OCI runtime spec, "Default Devices").
@@ -135,8 +135,10 @@ fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
         step("/etc/passwd", What::File(identity.passwd)),
         step("/etc/group", What::File(identity.group)),
         step(&container.home, memory(0o755, Exec::Allowed)),
-        step(&container.cwd, What::Folder),
     ];
+    if container.missing_cwd == MissingCwd::Make {
+        steps.push(step(&container.cwd, What::Folder));
+    }
     steps.extend(PROC_READ_ONLY.map(|path| step(path, What::ProcReadOnly)));
     steps.extend(PROC_MASKED.map(|path| step(path, What::ProcMasked)));
     steps.extend(DEVICES.map(|name| step(Path::new("/dev").join(name), What::Device)));
@@ -224,7 +226,7 @@ impl std::fmt::Display for What {
 
 #[cfg(test)]
 mod tests {
-    use super::super::container::{Mount, Root, Writable};
+    use super::super::container::{Mount, Root, User, Writable};
     use super::*;
 
     fn container() -> Container {
@@ -235,7 +237,8 @@ mod tests {
             env: vec![],
             cwd: "/work".into(),
             argv: vec!["true".into()],
-            as_root: false,
+            missing_cwd: MissingCwd::Make,
+            user: User::Caller,
             scratch: None,
             home: "/home/ada".into(),
             hostname: None,

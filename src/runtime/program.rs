@@ -1,16 +1,11 @@
 //! Programs in an image, looked for before anything runs in it.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-
-use super::error::Os;
-use super::inside::{self, Kind};
+use super::container::Root;
+use super::inside::Kind;
+use super::look::{LookError, Tree};
 
 /// Where a program was looked for in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,26 +16,31 @@ pub struct NoProgram {
     pub near: Option<String>,
 }
 
-/// Whether the image at `root` has `program`: a path, or a name to find in the folders `path` (colons between them).
+/// Whether the image has `program`: a path, or a name to find in the folders `path` (colons between them).
 /// Whether it may be executed is not asked.
 ///
 /// # Errors
-/// A root folder that cannot be opened, or links that go round in circles.
-pub fn find_program(root: &Path, program: &str, path: &str) -> Result<Option<NoProgram>, Os> {
-    let root = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+/// An image that cannot be opened or read, or links that go round in circles.
+pub fn find_program(root: &Root, program: &str, path: &str) -> Result<Option<NoProgram>, LookError> {
+    let root = Tree::open(root)?;
     let folders: Vec<&Path> = match program.contains('/') {
         true => Path::new(program).parent().into_iter().collect(),
         false => path.split(':').filter(|folder| folder.starts_with('/')).map(Path::new).collect(),
     };
     let name = Path::new(program).file_name().unwrap_or_default();
     for folder in &folders {
-        if is_file(&root, &folder.join(name))? {
+        if root.kind(&folder.join(name))? == Some(Kind::File) {
             return Ok(None);
         }
     }
     let mut known = BTreeSet::new();
     for folder in &folders {
-        known.extend(names(&root, folder)?);
+        match root.names(folder) {
+            Ok(names) => known.extend(names),
+            // For a hint only.
+            Err(LookError::Os(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
     let name = name.to_string_lossy();
     let distance = |other: &String| strsim::damerau_levenshtein(&name, other);
@@ -59,31 +59,9 @@ pub fn find_program(root: &Path, program: &str, path: &str) -> Result<Option<NoP
     }))
 }
 
-fn is_file(root: &OwnedFd, path: &Path) -> Result<bool, Os> {
-    match inside::find(root.as_fd(), path) {
-        Ok(found) => Ok(found.missing.is_empty() && found.kind == Kind::File),
-        Err(Errno::ENOTDIR) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// The names in a folder of the image that are text; none where it cannot be read.
-fn names(root: &OwnedFd, folder: &Path) -> Result<Vec<String>, Os> {
-    let found = match inside::find(root.as_fd(), folder) {
-        Ok(found) if found.missing.is_empty() && found.kind == Kind::Folder => found,
-        Ok(_) | Err(Errno::ENOTDIR) => return Ok(Vec::new()),
-        Err(errno) => return Err(errno.into()),
-    };
-    let entries = match fs::read_dir(super::root::handle(&found.fd)) {
-        Ok(entries) => entries,
-        // For a hint only.
-        Err(_) => return Ok(Vec::new()),
-    };
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -98,7 +76,7 @@ mod tests {
         // An image's absolute link is absolute in the image.
         symlink("/opt/tools/bin/freebayes", root.join("bin/fb")).unwrap();
         symlink("/etc/passwd", root.join("bin/outside")).unwrap();
-        let find = |program: &str, path: &str| find_program(root, program, path).unwrap();
+        let find = |program: &str, path: &str| find_program(&Root::Folder(root.to_owned()), program, path).unwrap();
         assert_eq!(find("freebayes", "/bin:/opt/tools/bin"), None);
         assert_eq!(find("/opt/tools/bin/freebayes", ""), None);
         assert_eq!(find("fb", "/nothing:/bin"), None);

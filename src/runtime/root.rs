@@ -12,10 +12,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag};
 
 use super::attributes;
-use super::container::Writable;
 use super::error::RuntimeError;
 use super::inside::{self, Kind};
 use super::kernel::Kernel;
+use super::layer::Layer;
+use super::mounts::Access;
 use super::sys::Depth;
 
 /// Where everything is put together before it becomes the root: a private tmpfs over a folder that every host has.
@@ -45,25 +46,37 @@ pub fn stage() -> Result<(), RuntimeError> {
 }
 
 /// Mounts the root on the stage, every mount point in it; returns its `O_PATH`.
-pub fn prepare(image: &OwnedFd, writable: Writable, needs: &[Need<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
+pub fn prepare(image: &OwnedFd, layer: &Layer, needs: &[Need<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
     let missing = missing(image, needs)?;
-    if writable == Writable::No && missing.is_empty() {
+    let folders = layer.folders((UPPER, WORK));
+    let access = match folders {
+        None => Access::Read,
+        Some(_) => Access::ReadWrite,
+    };
+    if folders.is_none() && missing.is_empty() {
         bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
-        return seal(Writable::No, kernel);
+        return seal(Access::Read, kernel);
     }
     let refused = if kernel.overlay {
-        match points(image, &missing).and_then(|()| overlay(image, writable, &missing)) {
-            Ok(()) => return seal(writable, kernel),
+        match points(image, &missing).and_then(|()| overlay(image, folders, &missing)) {
+            Ok(()) => return seal(access, kernel),
             Err(errno) => errno,
         }
     } else {
         Errno::ENOSYS
     };
-    if writable == Writable::Tmpfs {
-        return Err(RuntimeError::Overlay { source: refused.into() });
+    match layer {
+        Layer::Memory => return Err(RuntimeError::Overlay { source: refused.into() }),
+        Layer::Folder { path, .. } => {
+            return Err(RuntimeError::Layer {
+                path: path.clone(),
+                source: refused.into(),
+            });
+        }
+        Layer::None => {}
     }
     synthetic(image, &missing)?;
-    seal(Writable::No, kernel)
+    seal(Access::Read, kernel)
 }
 
 /// A mount point that the image lacks.
@@ -128,13 +141,13 @@ fn make_in(folder: &Path, missing: &Missing<'_>) -> nix::Result<()> {
     inside::make(inside::find(folder.as_fd(), &missing.path)?, missing.need.kind).map(drop)
 }
 
-fn overlay(image: &OwnedFd, writable: Writable, missing: &[Missing<'_>]) -> nix::Result<()> {
+fn overlay(image: &OwnedFd, folders: Option<(String, String)>, missing: &[Missing<'_>]) -> nix::Result<()> {
     let mut layers = match missing {
         [] => format!("lowerdir={}", handle(image)),
         _ => format!("lowerdir={POINTS}:{}", handle(image)),
     };
-    if writable == Writable::Tmpfs {
-        layers += &format!(",upperdir={UPPER},workdir={WORK}");
+    if let Some((upper, work)) = folders {
+        layers += &format!(",upperdir={upper},workdir={work}");
     }
     let attempt = |data: &str| {
         mount(
@@ -195,11 +208,11 @@ fn graft(source: &OwnedFd, target: &Path, inside: &Path, opened: &BTreeSet<&Path
     Ok(())
 }
 
-fn seal(writable: Writable, kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
+fn seal(access: Access, kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
     let root = open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(RuntimeError::setup("opening the root"))?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    if writable == Writable::No {
+    if access == Access::Read {
         flags |= MsFlags::MS_RDONLY;
     }
     attributes::add(&root, flags, Depth::All, kernel).map_err(RuntimeError::setup("making the root read-only"))?;

@@ -3,15 +3,11 @@
 //! Two layouts exist. Apptainer's has `scif/env/*.sh` and starts where the caller is; the reference tool's has
 //! `scif/environment.sh` and starts in the app's root. Both are read; both start where the container starts.
 
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-
-use super::error::Os;
-use super::inside;
+use super::container::Root;
+use super::inside::Kind;
+use super::look::{LookError, Tree};
 
 const APPS: &str = "/scif/apps";
 const DATA: &str = "/scif/data";
@@ -24,7 +20,7 @@ pub enum AppError {
     #[error("the app `{name}` has nothing to run: {path} is missing in the image")]
     NoRunscript { name: String, path: PathBuf },
     #[error("{path} of the image cannot be read")]
-    Unreadable { path: PathBuf, source: Os },
+    Unreadable { path: PathBuf, source: LookError },
 }
 
 impl AppError {
@@ -61,16 +57,16 @@ pub struct App {
     pub env: Vec<(String, String)>,
 }
 
-/// The names of the apps in the image at `root`, sorted.
-pub fn apps(root: &Path) -> Result<Vec<String>, AppError> {
+/// The names of the apps in the image, sorted.
+pub fn apps(root: &Root) -> Result<Vec<String>, AppError> {
     names(&opened(root)?)
 }
 
-/// The app `name` of the image at `root`, called with `args`.
+/// The app `name` of the image, called with `args`.
 ///
 /// Its environment files are sourced in order of their names, its `bin` comes first on `PATH` and its `lib` on
 /// `LD_LIBRARY_PATH`; its runscript's exit status is the program's.
-pub fn app(root: &Path, name: &str, args: &[String]) -> Result<App, AppError> {
+pub fn app(root: &Root, name: &str, args: &[String]) -> Result<App, AppError> {
     let root = opened(root)?;
     let known = names(&root)?;
     if !known.iter().any(|other| other == name) {
@@ -141,7 +137,7 @@ fn argv(sourced: &[PathBuf], runscript: &Path, args: &[String]) -> Vec<String> {
 }
 
 /// Of the active app under their plain names, of every app with `_NAME` appended.
-fn variables(root: &OwnedFd, active: &str, known: &[String]) -> Result<Vec<(String, String)>, AppError> {
+fn variables(root: &Tree, active: &str, known: &[String]) -> Result<Vec<(String, String)>, AppError> {
     let mut env = vec![("SCIF_APPS".to_owned(), APPS.to_owned()), ("SCIF_DATA".to_owned(), DATA.to_owned())];
     env.push(("SCIF_APPNAME".to_owned(), active.to_owned()));
     env.extend(of_app(root, active)?.into_iter().map(|(name, value)| (name.to_owned(), value)));
@@ -157,7 +153,7 @@ fn variables(root: &OwnedFd, active: &str, known: &[String]) -> Result<Vec<(Stri
     Ok(env)
 }
 
-fn of_app(root: &OwnedFd, name: &str) -> Result<Vec<(&'static str, String)>, AppError> {
+fn of_app(root: &Tree, name: &str) -> Result<Vec<(&'static str, String)>, AppError> {
     let base = format!("{APPS}/{name}");
     let data = format!("{DATA}/{name}");
     let meta = format!("{base}/scif");
@@ -186,66 +182,55 @@ fn of_app(root: &OwnedFd, name: &str) -> Result<Vec<(&'static str, String)>, App
     ])
 }
 
-fn names(root: &OwnedFd) -> Result<Vec<String>, AppError> {
+fn names(root: &Tree) -> Result<Vec<String>, AppError> {
     let mut known = Vec::new();
     for name in entries(root, Path::new(APPS))? {
-        let found = find(root, &Path::new(APPS).join(&name))?;
-        if found.missing.is_empty() && found.kind == inside::Kind::Folder {
+        if kind(root, &Path::new(APPS).join(&name))? == Some(Kind::Folder) {
             known.push(name);
         }
     }
     Ok(known)
 }
 
-/// The names in a folder of the image, sorted; none when there is no such folder.
-fn entries(root: &OwnedFd, folder: &Path) -> Result<Vec<String>, AppError> {
-    let found = find(root, folder)?;
-    if !found.missing.is_empty() || found.kind != inside::Kind::Folder {
-        return Ok(Vec::new());
-    }
-    let unreadable = |error: std::io::Error| AppError::Unreadable {
-        path: folder.to_owned(),
-        source: (&error).into(),
-    };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(super::root::handle(&found.fd)).map_err(unreadable)? {
-        // A name that is no text cannot be asked for.
-        if let Ok(name) = entry.map_err(unreadable)?.file_name().into_string() {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+/// The names in a folder of the image, sorted; none when there is no such folder. One that is no text cannot be asked for.
+fn entries(root: &Tree, folder: &Path) -> Result<Vec<String>, AppError> {
+    root.names(folder).map_err(unreadable(folder))
 }
 
-fn is_file(root: &OwnedFd, path: &Path) -> Result<bool, AppError> {
-    let found = find(root, path)?;
-    Ok(found.missing.is_empty() && found.kind == inside::Kind::File)
+fn is_file(root: &Tree, path: &Path) -> Result<bool, AppError> {
+    Ok(kind(root, path)? == Some(Kind::File))
 }
 
-fn exists(root: &OwnedFd, path: &Path) -> Result<bool, AppError> {
-    Ok(find(root, path)?.missing.is_empty())
+fn exists(root: &Tree, path: &Path) -> Result<bool, AppError> {
+    Ok(kind(root, path)?.is_some())
 }
 
-fn find(root: &OwnedFd, path: &Path) -> Result<inside::Found, AppError> {
-    inside::find(root.as_fd(), path).map_err(|errno| AppError::Unreadable {
+fn kind(root: &Tree, path: &Path) -> Result<Option<Kind>, AppError> {
+    root.kind(path).map_err(unreadable(path))
+}
+
+fn opened(root: &Root) -> Result<Tree, AppError> {
+    let (Root::Folder(path) | Root::Squashfs { file: path, .. }) = root;
+    Tree::open(root).map_err(unreadable(path))
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(LookError) -> AppError + use<'_> {
+    |source| AppError::Unreadable {
         path: path.to_owned(),
-        source: errno.into(),
-    })
-}
-
-fn opened(root: &Path) -> Result<OwnedFd, AppError> {
-    open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| AppError::Unreadable {
-        path: root.to_owned(),
-        source: errno.into(),
-    })
+        source,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn root(image: &tempfile::TempDir) -> Root {
+        Root::Folder(image.path().to_owned())
+    }
 
     fn image(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -260,19 +245,19 @@ mod tests {
     #[test]
     fn an_unknown_app_is_told_from_those_that_are_there() {
         let image = image(&[("scif/apps/make_examples/scif/runscript", ""), ("scif/apps/call/scif/test", "")]);
-        assert_eq!(apps(image.path()).unwrap(), ["call", "make_examples"]);
-        let error = app(image.path(), "make-example", &[]).unwrap_err();
+        assert_eq!(apps(&root(&image)).unwrap(), ["call", "make_examples"]);
+        let error = app(&root(&image), "make-example", &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the image has no app `make-example` (it has call, make_examples)"
         );
         assert_eq!(error.hint().unwrap(), "did you mean `make_examples`?");
-        assert_eq!(app(image.path(), "..", &[]).unwrap_err().hint(), None);
+        assert_eq!(app(&root(&image), "..", &[]).unwrap_err().hint(), None);
         let none = tempfile::tempdir().unwrap();
-        assert_eq!(apps(none.path()).unwrap(), [""; 0]);
-        assert!(app(none.path(), "x", &[]).unwrap_err().to_string().contains("no apps at all"));
+        assert_eq!(apps(&root(&none)).unwrap(), [""; 0]);
+        assert!(app(&root(&none), "x", &[]).unwrap_err().to_string().contains("no apps at all"));
         // The test is no substitute for what is to be run.
-        let error = app(image.path(), "call", &[]).unwrap_err();
+        let error = app(&root(&image), "call", &[]).unwrap_err();
         assert!(matches!(&error, AppError::NoRunscript { path, .. } if path == Path::new("/scif/apps/call/scif/runscript")));
     }
 
@@ -285,7 +270,7 @@ mod tests {
             ("scif/apps/c/scif/runscript", ""),
             ("scif/apps/c/scif/env/90-environment.sh", ""),
         ]);
-        let env = app(image.path(), "a-b", &[]).unwrap().env;
+        let env = app(&root(&image), "a-b", &[]).unwrap().env;
         let value = |name: &str| env.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
         for (name, expected) in [
             ("SCIF_APPS", "/scif/apps"),
@@ -318,6 +303,6 @@ mod tests {
         let outside = image(&[("apps/evil/scif/runscript", "")]);
         let image = tempfile::tempdir().unwrap();
         symlink(outside.path(), image.path().join("scif")).unwrap();
-        assert_eq!(apps(image.path()).unwrap(), [""; 0]);
+        assert_eq!(apps(&root(&image)).unwrap(), [""; 0]);
     }
 }

@@ -76,13 +76,7 @@ pub fn image(container: &Container, ids: Ids, control: &OwnedFd) -> Result<(View
         return Ok((view, Keeper { copy, server: None }));
     }
     drop(opened);
-    let owner = match container.as_root {
-        true => Owner { uid: 0, gid: 0 },
-        false => Owner {
-            uid: ids.uid.as_raw(),
-            gid: ids.gid.as_raw(),
-        },
-    };
+    let owner = ids.inside;
     let (pid, server) = fuse::start(image, owner, control).map_err(RuntimeError::setup("starting the image's server"))?;
     let file = file.clone();
     Ok((

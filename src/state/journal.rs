@@ -81,12 +81,23 @@ impl Journal {
         })
     }
 
-    /// Appends; the line is on disk when this returns.
+    /// Appends; the line is on disk when this returns, and so is all that was noted before it.
     pub fn append(&mut self, event: &Event) -> io::Result<()> {
+        self.note(event)?;
+        self.file.sync_data()
+    }
+
+    /// Appends what can be found out again should the machine go down: the line survives this process, and is on disk after
+    /// the next [`Journal::append`].
+    pub fn note(&mut self, event: &Event) -> io::Result<()> {
         let at = jiff::Timestamp::now().as_millisecond();
         let mut line = serde_json::to_vec(&Line { at, event })?;
         line.push(b'\n');
-        self.file.write_all(&line)?;
+        self.file.write_all(&line)
+    }
+
+    /// Brings all that was noted to disk.
+    pub fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }
 

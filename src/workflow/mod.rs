@@ -4,6 +4,7 @@
 //! it is handed.
 
 mod check;
+mod edit;
 mod model;
 pub(crate) mod paths;
 mod problem;
@@ -13,9 +14,10 @@ pub(crate) mod template;
 pub mod units;
 
 pub use check::{check, params, scalar};
+pub use edit::{Edited, Wanted, resources as edit_resources};
 pub use model::{
     App, Array, Bind, BindMode, Command, DataFile, DataSet, DataSource, Image, Need, Resources, Retry, RetryCause, Scale, SlurmOptions,
-    Stage, StageName, Template, Workflow,
+    Stage, StageName, StageUser, Template, Workflow,
 };
 pub use problem::Problem;
 pub(crate) use problem::nearest;

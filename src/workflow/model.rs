@@ -108,6 +108,8 @@ pub struct Stage {
     /// Working directory. Relative: a folder below the workflow's, created and writable. Absolute: a path in the
     /// container. `None`: the workflow's folder at its own path.
     pub workdir: Option<Template>,
+    #[serde(default)]
+    pub user: StageUser,
     pub retry: Retry,
     pub slurm: SlurmOptions,
 }
@@ -117,6 +119,17 @@ impl Stage {
     pub fn tasks(&self) -> u32 {
         self.array.as_ref().map_or(1, |array| array.count)
     }
+}
+
+/// Who a stage's program is in its container. On the host it is always the caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageUser {
+    #[default]
+    Caller,
+    Root,
+    /// Whom the image's configuration names.
+    Image,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

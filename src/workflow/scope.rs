@@ -99,7 +99,8 @@ impl Scope {
     }
 }
 
-/// Adds group after group.
+/// Adds group after group. A clone shares what is there: what many places have in common is made once.
+#[derive(Clone)]
 pub(crate) struct ScopeBuilder {
     entries: IndexMap<String, Value>,
     misses: Misses,

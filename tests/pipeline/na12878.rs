@@ -28,29 +28,56 @@ fn the_known_variants_come_out_on_slurm() {
     }
 }
 
+/// The reads and the real image behind servers of the test's own; gone when dropped.
+pub struct Reads {
+    _registry: Registry,
+    pub bucket: FileServer,
+    pub workflow: String,
+}
+
+impl Reads {
+    /// Makes a sandbox's configuration point to them, with `more` in it.
+    pub fn serve(sandbox: &Sandbox, more: &str) -> Option<Reads> {
+        let (Some(shared), Some(layout), Some(registry)) = (shared(), genomics(), Registry::start()) else {
+            return None;
+        };
+        let workflow = fs::read_to_string(checkout().join("workflows/na12878-freebayes.yaml")).expect("the workflow is there");
+        let (host, name) = image(&workflow);
+        registry.push_oci(&layout, "genomics", name);
+        let bucket = FileServer::new(&shared.join("data/na12878"));
+        sandbox.config(&format!(
+            "registries:\n  \"{host}\": {{mirrors: [\"http://{}\"]}}\nmirrors:\n  \"https://storage.googleapis.com/deepvariant/quickstart-testdata/\": \"{}\"\n{more}",
+            registry.host(),
+            bucket.url(),
+        ));
+        Some(Reads {
+            _registry: registry,
+            bucket,
+            workflow,
+        })
+    }
+}
+
+/// Fails unless the variants in the workflow's folder are the known ones.
+#[track_caller]
+pub fn known_variants(folder: &Path, what: &str) {
+    let (records, digest) = genotypes(&find(folder, "merged.vcf.gz"));
+    assert_eq!((records, digest.as_str()), (RECORDS, DIGEST), "{what}");
+}
+
 fn the_known_variants_come_out(place: Where) {
-    let (Some(shared), Some(layout), Some(registry)) = (shared(), genomics(), Registry::start()) else {
-        return;
-    };
-    let workflow = fs::read_to_string(checkout().join("workflows/na12878-freebayes.yaml")).expect("the workflow is there");
-    let (host, name) = image(&workflow);
-    registry.push_oci(&layout, "genomics", name);
-    let bucket = FileServer::new(&shared.join("data/na12878"));
     let sandbox = Sandbox::new();
-    sandbox.config(&format!(
-        "registries:\n  \"{host}\": {{mirrors: [\"http://{}\"]}}\nmirrors:\n  \"https://storage.googleapis.com/deepvariant/quickstart-testdata/\": \"{}\"\n",
-        registry.host(),
-        bucket.url(),
-    ));
+    let Some(reads) = Reads::serve(&sandbox, "") else { return };
     let mut sent = Vec::new();
     for shards in [1, 4] {
-        let file = sandbox.write(&format!("in-{shards}/na12878-freebayes.yaml"), &workflow);
+        let file = sandbox.write(&format!("in-{shards}/na12878-freebayes.yaml"), &reads.workflow);
         let set = format!("shards={shards}");
         finish(sandbox.dvrun().args(place.command()).arg(&file).args(["--set", &set])).ok();
-        let merged = find(file.parent().expect("a file lies in a folder"), "merged.vcf.gz");
-        let (records, digest) = genotypes(&merged);
-        assert_eq!((records, digest.as_str()), (RECORDS, DIGEST), "{shards} shards, {place:?}");
-        sent.push(bucket.bytes());
+        known_variants(
+            file.parent().expect("a file lies in a folder"),
+            &format!("{shards} shards, {place:?}"),
+        );
+        sent.push(reads.bucket.bytes());
     }
     assert!(sent[0] > 0, "the data did not come through the mirror rule");
     assert_eq!(sent[0], sent[1], "what the store holds was downloaded again");

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 
-use dvrun::runtime::{Container, Kernel, RuntimeError};
+use dvrun::runtime::{Container, Kernel, RuntimeError, User};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::fixture::*;
@@ -12,7 +12,7 @@ use super::fixture::*;
 /// As the caller and as root inside.
 fn both(container: Container) -> [Container; 2] {
     let root = Container {
-        as_root: true,
+        user: User::Root,
         ..container.clone()
     };
     [container, root]
@@ -28,8 +28,8 @@ fn assert_all_fail(container: &Container, commands: &[&str]) {
             let done = run(&container);
             assert!(
                 done.code != 0 && done.out.is_empty(),
-                "`{command}` (root: {}): {done:?}",
-                container.as_root
+                "`{command}` ({:?}): {done:?}",
+                container.user
             );
             assert!(!done.err.contains("not found"), "`{command}`: {}", done.err);
         }
@@ -207,4 +207,99 @@ fn nothing_of_the_callers_environment_or_umask_is_lost_or_leaked() {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::sys::stat::umask(before);
     assert_prints(&container, &format!("{:04o}\n{:o}\n", before.bits(), 0o666 & !before.bits()));
+}
+
+/// Set for the test that runs itself again in a container.
+const PROBE: &str = "DVRUN_TEST_PROBE";
+
+#[test]
+fn system_calls_without_a_place_in_a_job_are_refused() {
+    if std::env::var_os(PROBE).is_some() {
+        return probe();
+    }
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    // This very program, which is static.
+    let name = "runtime::confinement::system_calls_without_a_place_in_a_job_are_refused";
+    for mut container in both(fixture.container(&["/probe", "--exact", name, "--nocapture"])) {
+        container.binds = vec![bind_read_only(std::env::current_exe().unwrap(), "/probe")];
+        container.env.push((PROBE.into(), "1".into()));
+        let done = run(&container);
+        assert_eq!(done.code, 0, "{done:?}");
+        let answers: Vec<&str> = done.out.lines().filter_map(|line| line.strip_prefix("call ")).collect();
+        assert!(answers.len() > 12, "{done:?}");
+        for answer in answers {
+            let (call, errno) = answer.split_once(' ').unwrap();
+            let expected = match call {
+                "clone3" => libc::ENOSYS,
+                "ptrace" | "process_vm_readv" | "thread" => 0,
+                _ => libc::EPERM,
+            };
+            assert_eq!(errno, expected.to_string(), "{call} ({:?})", container.user);
+        }
+    }
+}
+
+/// Says how the kernel answers.
+fn probe() {
+    let tell = |name: &str, number: i64, arguments: [usize; 4]| {
+        let [a, b, c, d] = arguments;
+        // SAFETY: what is asked for is refused, or touches nothing but the memory that is given.
+        let result = unsafe { libc::syscall(number, a, b, c, d, 0, 0) };
+        println!("call {name} {}", if result < 0 { nix::errno::Errno::last_raw() } else { 0 });
+    };
+    for (name, number) in [
+        ("mount", libc::SYS_mount),
+        ("umount2", libc::SYS_umount2),
+        ("open_tree", libc::SYS_open_tree),
+        ("fsopen", libc::SYS_fsopen),
+        ("keyctl", libc::SYS_keyctl),
+        ("add_key", libc::SYS_add_key),
+        ("bpf", libc::SYS_bpf),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("kexec_load", libc::SYS_kexec_load),
+        ("finit_module", libc::SYS_finit_module),
+        ("setns", libc::SYS_setns),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at),
+        ("syslog", libc::SYS_syslog),
+    ] {
+        tell(name, number, [0; 4]);
+    }
+    tell("unshare", libc::SYS_unshare, [libc::CLONE_NEWUSER as usize, 0, 0, 0]);
+    tell(
+        "clone",
+        libc::SYS_clone,
+        [libc::CLONE_NEWUSER as usize | libc::SIGCHLD as usize, 0, 0, 0],
+    );
+    tell("clone3", libc::SYS_clone3, [0; 4]);
+    tell("ioctl", libc::SYS_ioctl, [0, libc::TIOCSTI as usize, c"x".as_ptr() as usize, 0]);
+    // What debuggers and MPI need.
+    let (from, mut to) = ([7u8; 8], [0u8; 8]);
+    let (local, remote) = (
+        std::io::IoSliceMut::new(&mut to),
+        nix::sys::uio::RemoteIoVec {
+            base: from.as_ptr() as usize,
+            len: 8,
+        },
+    );
+    let read = nix::sys::uio::process_vm_readv(nix::unistd::Pid::this(), &mut [local], &[remote]);
+    println!(
+        "call process_vm_readv {}",
+        read.map_or_else(|errno| errno as i32, |_| i32::from(to != from))
+    );
+    println!("call thread {}", i32::from(std::thread::spawn(|| ()).join().is_err()));
+    #[cfg(target_arch = "x86_64")]
+    {
+        let (mut result, keyctl): (i64, i64) = (0, 288);
+        // SAFETY: keyctl(0, …) by its number for 32-bit programs, which touches no memory.
+        unsafe {
+            std::arch::asm!("push rbx", "xor ebx, ebx", "int 0x80", "pop rbx", inlateout("rax") keyctl => result,
+                in("rcx") 0, in("rdx") 0, in("rsi") 0, in("rdi") 0);
+        }
+        println!("call keyctl-of-32-bit-programs {}", -(result as i32));
+    }
+    tell("ptrace", libc::SYS_ptrace, [libc::PTRACE_TRACEME as usize, 0, 0, 0]);
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use dvrun::runtime::{Container, Exit, Kernel, Mount, Root, Running, RuntimeError, Stdio, Stream, Writable, spawn_with};
+use dvrun::runtime::{Container, Exit, Kernel, MissingCwd, Mount, Root, Running, RuntimeError, Stdio, Stream, User, Writable, spawn_with};
 use tempfile::TempDir;
 
 use crate::support::{binary, lane};
@@ -73,7 +73,8 @@ impl Fixture {
             env: vec![("PATH".into(), "/bin".into())],
             cwd: "/".into(),
             argv: argv.iter().map(|&word| word.into()).collect(),
-            as_root: false,
+            missing_cwd: MissingCwd::Make,
+            user: User::Caller,
             scratch: None,
             home: "/home/user".into(),
             hostname: None,

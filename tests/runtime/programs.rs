@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 
 use dvrun::oci::Execution;
-use dvrun::runtime::{RuntimeError, Status, Stdio, Stream, app, entrypoint, environment, script, spawn};
+use dvrun::runtime::{Root, RuntimeError, Status, Stdio, Stream, app, entrypoint, environment, script, spawn};
 
 use super::fixture::*;
 use crate::support::binary;
@@ -248,7 +248,7 @@ fn apps_of_both_layouts_run_with_their_environment() {
 
     let start = |name: &str, args: &[&str]| {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let app = app(&fixture.root(), name, &args).unwrap();
+        let app = app(&Root::Folder(fixture.root()), name, &args).unwrap();
         let mut container = fixture.container(&[]);
         container.argv = app.argv;
         container.env.extend(app.env);
@@ -272,7 +272,7 @@ fn what_an_app_sees_of_scif() {
     let folder = fixture.root().join("scif/apps/solo/scif");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("runscript"), "env\n").unwrap();
-    let app = app(&fixture.root(), "solo", &[]).unwrap();
+    let app = app(&Root::Folder(fixture.root()), "solo", &[]).unwrap();
     let mut container = fixture.container(&[]);
     container.argv = app.argv;
     container.env.extend(app.env.clone());

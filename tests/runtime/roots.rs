@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use dvrun::runtime::{Container, Kernel, RuntimeError, Writable};
+use dvrun::runtime::{Container, Kernel, RuntimeError, User, Writable};
 
 use super::fixture::*;
 use crate::support::lane;
@@ -160,7 +160,7 @@ fn the_caller_is_known_by_name() {
         ),
     );
     let mut root = fixture.shell("id -u; id -g; whoami; touch /tmp/x; stat -c %u:%g /tmp/x /data/file; cat /etc/passwd");
-    root.as_root = true;
+    root.user = User::Root;
     assert_prints(&root, "0\n0\nroot\n0:0\n0:0\nroot:x:0:0::/home/user:/bin/sh\n");
 }
 

@@ -109,11 +109,61 @@ fn a_profile_is_tried_on_the_cluster_at_hand() {
         .exits(3)
         .says("FAIL  job")
         .says("nowhere");
+    sandbox.config("profile: x\nprofiles: {x: {slurm: {partitions: [{name: main}, {name: nowhere, time: 1h}]}}}\n");
+    finish(sandbox.dvrun().args(["profile", "check"]))
+        .exits(3)
+        .says("ok    partition main")
+        .says("FAIL  partition nowhere");
+}
+
+#[test]
+fn a_profile_s_environment_modules_and_partition_are_those_of_its_jobs() {
+    let Some(_) = cluster() else { return };
+    let sandbox = Sandbox::new();
+    // In the place of a site's modules: a program of that name, which the environment makes known.
+    let module = sandbox.write(
+        "bin/module",
+        format!("#!/bin/sh\necho \"$@\" >>'{}/loaded'\n", sandbox.work().display()),
+    );
+    std::fs::set_permissions(&module, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: site\ndefaults: {image: none}\nstages:\n  \
+         a: {run: 'echo \"$LAB\" $SLURM_JOB_PARTITION >work/a; srun -n1 printenv LAB SRUN_CPUS_PER_TASK >work/step', outputs: [work/a, work/step]}\n",
+    );
+    let profile = |more: &str| {
+        sandbox.config(&format!(
+            "profiles:\n  site:\n    slurm:\n      partitions: [{{name: tiny, time: 1m, cpus: 0}}, {{name: main}}]\n      \
+             env: {{LAB: \"it's 7 o'clock\", PATH: \"{}:/usr/bin:/bin\"}}\n{more}",
+            sandbox.work().join("bin").display()
+        ));
+    };
+    profile("");
+    finish(sandbox.dvrun().args(["--profile", "site", "submit", "--wait"]).arg(&file)).ok();
+    assert_eq!(
+        (sandbox.read("work/a"), sandbox.read("work/step")),
+        ("it's 7 o'clock main\n".into(), "it's 7 o'clock\n1\n".into())
+    );
+    assert!(!sandbox.work().join("loaded").exists());
+    profile("      modules: [gcc/12, 'open mpi']\n");
+    finish(
+        sandbox
+            .dvrun()
+            .args(["--profile", "site", "submit", "--force", "a", "--wait"])
+            .arg(&file),
+    )
+    .ok();
+    assert_eq!(sandbox.read("loaded"), "load gcc/12 open mpi\n");
+    // No partition has room: said before anything is submitted.
+    sandbox.config("profile: x\nprofiles: {x: {slurm: {partitions: [{name: main, cpus: 0}]}}}\n");
+    finish(sandbox.dvrun().args(["submit", "--force", "a"]).arg(&file))
+        .exits(3)
+        .complains("main (cpus: 1 of 0)");
 }
 
 #[test]
 fn the_profiles_that_are_shown_are_read() {
-    for name in ["plain", "account", "per-cpu", "gpu"] {
+    for name in ["plain", "account", "per-cpu", "gpu", "modules"] {
         let sandbox = Sandbox::new();
         let file = sandbox.write("flow.yaml", FLOW);
         sandbox.config(&std::fs::read_to_string(checkout().join(format!("slurm/profiles/{name}.yaml"))).unwrap());

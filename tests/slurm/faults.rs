@@ -2,131 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use dvrun::engine::slurm::{Limits, Missing, Slurm, SlurmProfile, SubmitError, cancel, given_up, intents, jobs, scripts, wait};
+use dvrun::engine::slurm::{Limits, Missing, SlurmProfile, SubmitError, cancel, check, given_up, scripts, wait};
 use dvrun::engine::{RunState, TaskState, status};
 use dvrun::plan::TaskSet;
-use dvrun::state::{Event, Journal, Outcome, RunDir};
-use dvrun::workflow::StageName;
+use dvrun::state::{Event, Journal, Outcome};
 
+use super::fake::{Fake, name, submit_elsewhere};
 use super::{Work, record, stage};
-
-/// Names the run folder for a test process that submits and may be killed; see [`submitting_process`].
-const SUBMIT: &str = "DVRUN_TEST_SUBMIT";
-
-struct Fake {
-    dir: PathBuf,
-    slurm: Slurm,
-}
-
-impl Fake {
-    fn new(work: &Work) -> Fake {
-        let dir = work.dir.with_file_name("cluster");
-        for folder in ["bin", "jobs", "state", "reason", "faults", "account"] {
-            fs::create_dir_all(dir.join(folder)).unwrap();
-        }
-        let script = crate::support::checkout().join("tests/support/fake_slurm");
-        for name in ["sbatch", "squeue", "sacct", "scancel", "scontrol"] {
-            symlink(&script, dir.join("bin").join(name)).unwrap();
-        }
-        fs::write(dir.join("accounts"), "").unwrap();
-        Fake { slurm: slurm(&dir), dir }
-    }
-
-    fn faults(&self, command: &str, faults: &[&str]) {
-        fs::write(
-            self.dir.join("faults").join(command),
-            faults.iter().map(|fault| format!("{fault}\n")).collect::<String>(),
-        )
-        .unwrap();
-    }
-
-    /// All jobs, oldest first.
-    fn jobs(&self) -> Vec<FakeJob> {
-        let mut ids: Vec<u32> = fs::read_dir(self.dir.join("jobs"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
-            .collect();
-        ids.sort_unstable();
-        ids.iter().map(|id| self.job(&id.to_string())).collect()
-    }
-
-    fn job(&self, id: &str) -> FakeJob {
-        let line = fs::read_to_string(self.dir.join("jobs").join(id)).unwrap();
-        let fields: Vec<&str> = line.trim_end().split('|').collect();
-        let file = Path::new(fields[3]).file_name().unwrap().to_str().unwrap();
-        FakeJob {
-            id: id.to_owned(),
-            token: fields[0].rsplit('.').next().unwrap().to_owned(),
-            comment: fields[1].to_owned(),
-            dependency: fields[2].to_owned(),
-            stage: file.split('.').next().unwrap().to_owned(),
-        }
-    }
-
-    fn calls(&self, command: &str) -> usize {
-        let calls = fs::read_to_string(self.dir.join("calls")).unwrap_or_default();
-        calls.lines().filter(|line| line.split(' ').next() == Some(command)).count()
-    }
-
-    fn set_state(&self, id: &str, state: &str) {
-        fs::write(self.dir.join("state").join(id), state).unwrap();
-    }
-
-    /// The controller forgets a job; the accounts keep how it ended.
-    fn forget(&self, id: &str) {
-        fs::rename(self.dir.join("state").join(id), self.dir.join("account").join(id)).unwrap();
-    }
-}
-
-#[derive(Debug)]
-struct FakeJob {
-    id: String,
-    token: String,
-    comment: String,
-    dependency: String,
-    stage: String,
-}
-
-fn slurm(dir: &Path) -> Slurm {
-    let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
-    Slurm {
-        limit: Duration::from_secs(3),
-        settle: Duration::ZERO,
-        ..Slurm::new([("PATH".into(), path.into()), ("FAKE_SLURM".into(), dir.into())])
-    }
-}
-
-fn name(name: &str) -> StageName {
-    StageName(name.into())
-}
-
-/// Submits in a process of its own; false when that was killed.
-fn submit_elsewhere(work: &Work, fake: &Fake) -> bool {
-    work.program();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["slurm::faults::submitting_process", "--exact", "--nocapture"])
-        .env(SUBMIT, work.run.path())
-        .env("FAKE_SLURM", &fake.dir)
-        .output()
-        .unwrap();
-    output.status.success()
-}
-
-/// Not a test by itself: [`submit_elsewhere`] runs it.
-#[test]
-fn submitting_process() {
-    let Some(run) = std::env::var_os(SUBMIT) else { return };
-    let work = Work::at(Path::new(&run));
-    let slurm = slurm(Path::new(&std::env::var_os("FAKE_SLURM").unwrap()));
-    if let Err(error) = work.submit(&slurm) {
-        println!("{error}");
-    }
-}
 
 #[test]
 fn what_goes_wrong_with_one_submission_submits_exactly_once() {
@@ -323,6 +207,69 @@ fn states_that_are_odd_or_new_are_neither_well_nor_badly_ended() {
     }
 }
 
+/// From 20.11 to 26.05: what each calls itself, and the words that came with it.
+#[test]
+fn each_version_is_told_and_its_words_are_understood() {
+    let script = std::env::temp_dir();
+    for (version, known, words) in [
+        ("19.05.8", false, &[("RUNNING", TaskState::Running)][..]),
+        (
+            "20.11.9",
+            true,
+            &[("RESV_DEL_HOLD", TaskState::Waiting), ("CANCELLED", TaskState::Cancelled)],
+        ),
+        (
+            "21.08.8-2",
+            true,
+            &[("REQUEUE_HOLD", TaskState::Waiting), ("DEADLINE", TaskState::TimedOut)],
+        ),
+        (
+            "23.02.7",
+            true,
+            &[("REQUEUED", TaskState::Waiting), ("BOOT_FAIL", TaskState::NodeFail)],
+        ),
+        (
+            "23.11.0-0rc1",
+            true,
+            &[("POWER_UP_NODE", TaskState::Running), ("STAGE_OUT", TaskState::Running)],
+        ),
+        (
+            "24.05.3",
+            true,
+            &[("LAUNCH_FAILED", TaskState::Broken), ("RECONFIG_FAIL", TaskState::Broken)],
+        ),
+        (
+            "25.11.0",
+            true,
+            &[("EXPEDITING", TaskState::Running), ("REVOKED", TaskState::Unknown)],
+        ),
+        (
+            "26.05.0",
+            true,
+            &[("SPECIAL_EXIT", TaskState::Waiting), ("A_WORD_OF_2027", TaskState::Unknown)],
+        ),
+    ] {
+        let work = Work::new([stage("a", &[], Some(2))]);
+        let fake = Fake::new(&work);
+        fs::write(fake.dir.join("version"), version).unwrap();
+        let findings = check(&SlurmProfile::default(), &fake.slurm, 0, &script);
+        let said = &findings[0];
+        assert_eq!((said.what.as_str(), said.found.is_ok()), ("slurm", known), "{said:?}");
+        fake.faults("sbatch", &["banner"]);
+        work.submit(&fake.slurm).unwrap();
+        let job = fake.jobs().remove(0).id;
+        for (word, expected) in words {
+            fake.set_state(&job, word);
+            let seen = status(&work.run, &work.plan, Some(&fake.slurm)).unwrap();
+            assert_eq!(
+                seen.stages[&name("a")].counts,
+                BTreeMap::from([(*expected, 2)]),
+                "{version}: {word}"
+            );
+        }
+    }
+}
+
 #[test]
 fn neither_accounts_nor_queue_nor_record_is_unknown() {
     let work = Work::new([stage("a", &[], None)]);
@@ -374,166 +321,4 @@ fn the_scripts_of_a_plan_are_those_that_are_submitted() {
         assert_eq!(fs::read_to_string(&script.path).unwrap(), script.text);
         assert!(script.text.contains("#SBATCH '--account=lab 7'\n"), "{}", script.text);
     }
-}
-
-// --- schedules ---------------------------------------------------------------------------------------------------
-
-/// A graph, faults and kills from one seed; what the fake cluster holds at the end is what matters.
-fn schedule(seed: u64) {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let work = Work::new(graph(&mut random));
-    let fake = Fake::new(&work);
-    fs::write(fake.dir.join("array_size"), "4").unwrap();
-    for _ in 0..random.usize(1..4) {
-        let faults = [
-            "ok",
-            "ok",
-            "ok",
-            "banner",
-            "submitted-timeout",
-            "submitted-error",
-            "submitted-garbage",
-            "timeout",
-            "down",
-            "limit",
-            "reject",
-            "kill",
-            "submitted-kill",
-        ];
-        let sbatch: Vec<&str> = (0..8).map(|_| random.choice(faults).unwrap()).collect();
-        fake.faults("sbatch", &sbatch);
-        for command in ["squeue", "sacct"] {
-            let some: Vec<&str> = (0..4).map(|_| random.choice(["ok", "ok", "ok", "down", "kill"]).unwrap()).collect();
-            fake.faults(command, &some);
-        }
-        submit_elsewhere(&work, &fake);
-        check(seed, &work, &fake);
-        advance(&mut random, &work, &fake);
-    }
-    for command in ["sbatch", "squeue", "sacct"] {
-        fake.faults(command, &[]);
-    }
-    let last = work.submit(&fake.slurm).unwrap();
-    assert!(last.stopped.is_none(), "seed {seed}: {last:?}");
-    check(seed, &work, &fake);
-    // Everything is submitted, or named with a reason that holds.
-    let missing: BTreeMap<&StageName, &Missing> = last.missing.iter().map(|(stage, why)| (stage, why)).collect();
-    let submitted = tasks(&work, &fake);
-    for (stage, plan) in &work.plan.stages {
-        match missing.get(stage) {
-            None => assert_eq!(
-                submitted.get(stage).map_or(0, Vec::len) as u32,
-                plan.todo.len(),
-                "seed {seed}: {stage}"
-            ),
-            Some(Missing::Failed(parent)) => {
-                let records = work.run.records(parent).read(plan.stage.tasks().max(32)).unwrap();
-                assert!(
-                    records.iter().flatten().any(|record| record.outcome != Outcome::Ok),
-                    "seed {seed}: {parent}"
-                );
-            }
-            Some(Missing::Needs(parent)) => assert!(missing.contains_key(parent), "seed {seed}"),
-            Some(Missing::Stopped) => panic!("seed {seed}: {last:?}"),
-        }
-    }
-    let events = Journal::read(&work.run.journal_path()).unwrap();
-    let known: BTreeSet<String> = jobs(&events).into_iter().map(|job| job.job).collect();
-    let there: BTreeSet<String> = fake.jobs().into_iter().map(|job| job.id).collect();
-    assert_eq!((known, intents(&events).len()), (there, 0), "seed {seed}");
-}
-
-fn graph(random: &mut fastrand::Rng) -> Vec<dvrun::plan::StagePlan> {
-    let names = ["a", "b", "c", "d", "e"];
-    let count = random.usize(2..=names.len());
-    let stage_of = |at: usize, random: &mut fastrand::Rng| {
-        let needs: Vec<&str> = names[..at].iter().copied().filter(|_| random.u8(0..3) == 0).collect();
-        let tasks = random.bool().then(|| random.u32(1..10));
-        let mut plan = stage(names[at], &needs, tasks);
-        plan.stage.always = random.u8(0..6) == 0;
-        for need in &mut plan.stage.needs {
-            need.same_shard = random.u8(0..4) == 0;
-        }
-        plan
-    };
-    (0..count).map(|at| stage_of(at, random)).collect()
-}
-
-/// Each task of each stage that a job on the cluster holds.
-fn tasks(work: &Work, fake: &Fake) -> BTreeMap<StageName, Vec<u32>> {
-    let intents: BTreeMap<String, (StageName, TaskSet)> = intents_ever(&work.run);
-    let mut tasks: BTreeMap<StageName, Vec<u32>> = BTreeMap::new();
-    for job in fake.jobs() {
-        let (stage, some) = &intents[&job.token];
-        tasks.entry(stage.clone()).or_default().extend(some.iter());
-    }
-    tasks
-}
-
-fn intents_ever(run: &RunDir) -> BTreeMap<String, (StageName, TaskSet)> {
-    let events = Journal::read(&run.journal_path()).unwrap();
-    let submitting = events.into_iter().filter_map(|event| match event {
-        Event::Submitting { token, stage, tasks, .. } => Some((token, (stage, tasks))),
-        _ => None,
-    });
-    submitting.collect()
-}
-
-/// No task is in two jobs, and no job is without an intent.
-fn check(seed: u64, work: &Work, fake: &Fake) {
-    for (stage, mut tasks) in tasks(work, fake) {
-        let all = tasks.len();
-        tasks.sort_unstable();
-        tasks.dedup();
-        assert_eq!(tasks.len(), all, "seed {seed}: a task of {stage} is in two jobs");
-    }
-}
-
-/// Some jobs run, a few fail, some of those that ended are forgotten by the controller.
-fn advance(random: &mut fastrand::Rng, work: &Work, fake: &Fake) {
-    let intents = intents_ever(&work.run);
-    for job in fake.jobs() {
-        let state = fs::read_to_string(fake.dir.join("state").join(&job.id)).unwrap_or_default();
-        let ready = job
-            .dependency
-            .split([':', ','])
-            .filter(|word| word.parse::<u32>().is_ok())
-            .all(|id| {
-                let state = fs::read_to_string(fake.dir.join("state").join(id));
-                let state = state.or_else(|_| fs::read_to_string(fake.dir.join("account").join(id)));
-                state.unwrap().starts_with("COMPLETED")
-            });
-        if !state.starts_with("PENDING") || !ready || random.bool() {
-            continue;
-        }
-        let (stage, tasks) = &intents[&job.token];
-        let outcome = if random.u8(0..8) == 0 {
-            Outcome::Failed { exit: 1 }
-        } else {
-            Outcome::Ok
-        };
-        for index in tasks.iter() {
-            work.run
-                .records(stage)
-                .write(index, &record(outcome.clone(), Some(&job.id)))
-                .unwrap();
-        }
-        fake.set_state(&job.id, if outcome == Outcome::Ok { "COMPLETED\n" } else { "FAILED\n" });
-        if random.bool() {
-            fake.forget(&job.id);
-        }
-    }
-}
-
-#[test]
-fn after_any_schedule_of_faults_each_stage_is_submitted_once_or_named() {
-    let seeds = std::env::var("DVRUN_TEST_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(200);
-    std::thread::scope(|scope| {
-        for first in 0..4 {
-            scope.spawn(move || (first..seeds).step_by(4).for_each(schedule));
-        }
-    });
 }

@@ -100,34 +100,39 @@ fn on_the_first_node_of_a_batch_job_its_own_tasks_need_no_step() {
 }
 
 #[test]
-fn told_to_stop_it_ends_the_steps() {
+fn told_to_stop_it_ends_the_steps_and_killed_it_takes_them_along() {
     if cluster().is_none() {
         return;
     }
-    let sandbox = Sandbox::new();
-    // They wait for a third that never comes.
-    flow(&sandbox, 2, 3);
-    let mut running = Running::start(&mut allocated(&sandbox, "salloc", &["--quiet"]));
-    let started = |index: u32| sandbox.work().join(format!("work/started-{index}")).exists();
-    running.reaches("both tasks run", || started(0) && started(1));
-    let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
-    let events = Journal::read(&run.journal_path()).unwrap();
-    let pid = events.iter().find_map(|event| match event {
-        Event::Started { pid, .. } => Some(*pid),
-        _ => None,
-    });
-    kill(Pid::from_raw(pid.unwrap() as i32), Signal::SIGTERM).unwrap();
-    running.finish().exits(130);
-    let records = run.records(&name("wide"));
-    for index in 0..2 {
-        assert_eq!(records.read_one(index).unwrap().unwrap().outcome, Outcome::Cancelled);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let sandbox = Sandbox::new();
+        // They wait for a third that never comes; the allocation outlives the run.
+        flow(&sandbox, 2, 3);
+        let stay = ["--quiet", "sh", "-c", "\"$@\"; while [ ! -e over ]; do sleep 0.2; done", "sh"];
+        let mut running = Running::start(&mut allocated(&sandbox, "salloc", &stay));
+        let started = |index: u32| sandbox.work().join(format!("work/started-{index}")).exists();
+        running.reaches("both tasks run", || started(0) && started(1));
+        let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+        let events = Journal::read(&run.journal_path()).unwrap();
+        let pid = events.iter().find_map(|event| match event {
+            Event::Started { pid, .. } => Some(*pid),
+            _ => None,
+        });
+        kill(Pid::from_raw(pid.unwrap() as i32), signal).unwrap();
+        let records = run.records(&name("wide"));
+        for index in 0..2 {
+            wait_until(&format!("{index} has ended after {signal}"), LIMIT, || {
+                records.read_one(index).unwrap().unwrap().outcome == Outcome::Cancelled
+            });
+        }
+        wait_until("no process of the run is left", LIMIT, || {
+            let processes = Command::new("pgrep")
+                .args(["-f", &format!("__task {}", run.path().display())])
+                .output()
+                .unwrap();
+            processes.stdout.is_empty()
+        });
+        sandbox.write("over", "");
+        running.finish().ok();
     }
-    let left = || {
-        let processes = Command::new("pgrep")
-            .args(["-f", &run.path().display().to_string()])
-            .output()
-            .unwrap();
-        processes.stdout.is_empty()
-    };
-    wait_until("no process of the run is left", LIMIT, left);
 }

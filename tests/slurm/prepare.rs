@@ -82,7 +82,7 @@ fn the_first_job_prepares_and_nothing_is_done_here() {
     let Some(site) = site("1.0") else { return };
     profile(&site, &site.registry.host(), "args: [--hold]");
     let shown = finish(&mut site.dvrun(&["plan", "flow.yaml", "--scripts", "--prepare-time", "20m"])).ok();
-    shown.says("#SBATCH --time=00:20:00\n").says(&format!(" RUN {PREPARE} "));
+    shown.says("#SBATCH --time=00:20:00\n").says(&format!("/RUN {PREPARE} "));
     finish(&mut site.dvrun(&["submit", "flow.yaml"])).ok().complains(PREPARE);
     assert_eq!(site.stored(), [0, 0]);
     let status = finish(&mut site.dvrun(&["status", "--json"])).json();
@@ -145,6 +145,6 @@ fn what_cannot_be_had_fails_the_first_job_and_nothing_else_starts() {
     site.registry
         .push_oci(&checkout().join("workflows/quickstart/image"), "1.0", "lab/tools:2.0");
     finish(&mut site.dvrun(&["rerun", PREPARE])).ok();
-    finish(&mut site.dvrun(&["wait"])).ok();
+    site.release_and_wait();
     assert_eq!(site.sandbox.read("flow/out/again-0"), "3\n");
 }

@@ -10,6 +10,7 @@ use dvrun::state::Outcome;
 use dvrun::workflow::units::Bytes;
 use dvrun::workflow::{Array, StageName};
 
+use super::whole::nothing_twice;
 use super::{Work, stage};
 use crate::support::{as_root, lane};
 
@@ -31,8 +32,12 @@ pub fn count(status: &RunStatus, stage: &str, state: TaskState) -> u32 {
     status.stages[&name(stage)].counts.get(&state).copied().unwrap_or(0)
 }
 
+/// Sees a run to its end, after which nothing is there that nobody knows of.
+#[track_caller]
 pub fn end(work: &Work, slurm: &Slurm) -> RunStatus {
-    wait(&work.run, &work.plan, slurm, |_| {}).unwrap()
+    let status = wait(&work.run, &work.plan, slurm, |_| {}).unwrap();
+    nothing_twice(work);
+    status
 }
 
 /// Ends what a test leaves in the queue.

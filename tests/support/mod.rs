@@ -4,6 +4,7 @@
 //! `CI=true` nothing may be absent. `tests/run` brings up all of it.
 
 mod checkout;
+mod cluster;
 mod cutter;
 pub mod faults;
 mod files;
@@ -17,10 +18,11 @@ mod valve;
 mod wait;
 
 pub use checkout::{binary, checkout};
+pub use cluster::Cluster;
 pub use cutter::Cutter;
 pub use files::FileServer;
 pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
-pub use process::{Running, dvrun, finish};
+pub use process::{Finished, Running, dvrun, finish};
 pub use registry::Registry;
 pub use sandbox::Sandbox;
 pub use valve::Valve;

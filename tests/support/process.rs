@@ -166,6 +166,22 @@ impl Running {
         self.end(status)
     }
 
+    /// Whether it ends by itself before `moment` comes.
+    pub fn ends_before(&mut self, mut moment: impl FnMut() -> bool) -> bool {
+        let mut ended = false;
+        wait_until("the moment came", LIMIT, || {
+            ended = self.child.try_wait().expect("the child is ours to wait for").is_some();
+            ended || moment()
+        });
+        ended
+    }
+
+    /// SIGKILL to the one process, not to what it started.
+    pub fn kill(mut self) {
+        self.child.kill().expect("an unreaped child can be killed");
+        self.child.wait().expect("the child is ours to wait for");
+    }
+
     /// Sends `signal` to the process alone.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("an unreaped child can be signalled");

@@ -58,6 +58,6 @@ pub use reconcile::{Found, adopt, reconcile, settle};
 pub use requeue::{Ending, OwnJob, ending, requeue};
 pub use rerun::{Rerun, SlurmRerunError, rerun};
 pub use script::{Limits, Program, Script, ScriptError, scripts};
-pub use step::{Step, hostnames};
+pub use step::{Lifeline, Step, hostnames};
 pub use submit::{Missing, StageJobs, Submission, SubmitError, limits, submit};
 pub use wait::wait;

@@ -345,7 +345,7 @@ mod tests {
     use crate::oci::Digest;
     use crate::plan::Reason;
     use crate::workflow::units::Bytes;
-    use crate::workflow::{Array, Command, Need, Retry, SlurmOptions};
+    use crate::workflow::{Array, Command, Need, Retry, SlurmOptions, StageUser};
 
     fn stage(name: &str, needs: &[&str]) -> StagePlan {
         let needs = needs.iter().map(|need| Need {
@@ -365,6 +365,7 @@ mod tests {
                 resources: Resources::default(),
                 outputs: Vec::new(),
                 workdir: None,
+                user: StageUser::default(),
                 retry: Retry::default(),
                 slurm: SlurmOptions::default(),
             },

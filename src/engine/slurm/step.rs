@@ -1,7 +1,11 @@
 //! Tasks on the other nodes of an allocation, each a job step.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, PipeWriter};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::call::{CallError, Slurm, call};
 use super::script::Program;
@@ -32,6 +36,27 @@ pub struct Step {
     pub program: Program,
     /// The folder there in which the task's private `/tmp` is made.
     pub scratch: PathBuf,
+    pub lifeline: Arc<Lifeline>,
+}
+
+/// Standard input of steps, which outlive an `srun` that is killed: nothing is ever written, and it ends when this process
+/// does, whatever becomes of it.
+#[derive(Debug)]
+pub struct Lifeline {
+    pub stdin: File,
+    _held: PipeWriter,
+}
+
+impl Lifeline {
+    /// # Errors
+    /// No further descriptor.
+    pub fn new() -> io::Result<Lifeline> {
+        let (stdin, held) = io::pipe()?;
+        Ok(Lifeline {
+            stdin: OwnedFd::from(stdin).into(),
+            _held: held,
+        })
+    }
 }
 
 impl Step {
@@ -49,7 +74,8 @@ impl Step {
         ];
         let options = ["--nodes=1", "--ntasks=1", "--overlap", "--mem=0", "--cpu-bind=none", "--export=ALL"];
         words.extend(options.map(str::to_owned));
-        words.extend(["--input=none", "--quiet", "--job-name=dvrun"].map(str::to_owned));
+        // `srun` makes SIGKILL of SIGTERM; an interrupt it hands on, where it need not show how the tasks stand first.
+        words.extend(["--disable-status", "--quiet", "--job-name=dvrun"].map(str::to_owned));
         words.push(text(&self.program.path));
         words.extend(self.program.options.iter().cloned());
         words.extend(["__task".to_owned(), text(run), stage.to_owned(), index.to_string()]);
@@ -58,6 +84,7 @@ impl Step {
             attempt.to_string(),
             "--scratch".to_owned(),
             text(&self.scratch),
+            "--step".to_owned(),
         ]);
         words
     }

@@ -117,7 +117,10 @@ impl SubmitError {
 pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, program: &Program) -> Result<Submission, SubmitError> {
     let mut journal = run.journal()?;
     let path = run.journal_path();
-    let mut events = Journal::read(&path).map_err(|source| SubmitError::Journal { path, source })?;
+    let mut events = Journal::read(&path).map_err(|source| SubmitError::Journal {
+        path: path.clone(),
+        source,
+    })?;
     reconcile(run, slurm, &mut journal, &mut events)?;
     let submitter = Submitter {
         run,
@@ -171,6 +174,7 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
         }
         parents.insert(name.clone(), parent);
     }
+    journal.sync().map_err(|source| SubmitError::Journal { path, source })?;
     Ok(submission)
 }
 
@@ -350,14 +354,16 @@ fn verdict(stage: &StageName, error: CallError) -> SubmitError {
     }
 }
 
+/// Noted, not synced: should the machine go down the token finds the job again.
 fn submitted(journal: &mut Journal, intent: Intent, job: String) -> Result<SubmittedJob, SubmitError> {
-    append(
-        journal,
-        &Event::Submitted {
-            token: intent.token.clone(),
-            job: job.clone(),
-        },
-    )?;
+    let event = Event::Submitted {
+        token: intent.token.clone(),
+        job: job.clone(),
+    };
+    journal.note(&event).map_err(|source| SubmitError::Journal {
+        path: journal.path().to_owned(),
+        source,
+    })?;
     Ok(SubmittedJob {
         intent,
         job,

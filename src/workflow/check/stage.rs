@@ -7,14 +7,14 @@ use indexmap::IndexMap;
 
 use super::super::problem::{Problems, suggest};
 use super::super::raw::{Key, Kind, Node};
-use super::super::scope::Scope;
-use super::super::{Array, DataSource, Image, Need, Resources, Stage, StageName, Template};
+use super::super::scope::{Scope, ScopeBuilder};
+use super::super::{Array, DataSource, Image, Need, Resources, Stage, StageName, StageUser, Template};
 use super::fields::{self, Fields, boolean, described, entries, list, shown};
 use super::templates::{self, Declared, Reach};
 use super::{array, binds, command, names, resources};
 use crate::oci::Digest;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "needs",
     "image",
     "app",
@@ -26,11 +26,12 @@ const KEYS: [&str; 14] = [
     "resources",
     "outputs",
     "workdir",
+    "user",
     "retry",
     "always",
     "slurm",
 ];
-pub const DEFAULTS: [&str; 7] = ["image", "binds", "env", "resources", "retry", "slurm", "workdir"];
+pub const DEFAULTS: [&str; 8] = ["image", "binds", "env", "resources", "retry", "slurm", "workdir", "user"];
 
 /// What all stages share.
 pub struct Around<'a> {
@@ -41,6 +42,8 @@ pub struct Around<'a> {
     pub images: &'a IndexMap<String, Image>,
     pub defaults: Option<Fields<'a>>,
     pub read: super::whole::Reader<'a>,
+    /// What templates of every stage may name.
+    pub common: ScopeBuilder,
 }
 
 impl<'a> Around<'a> {
@@ -59,6 +62,22 @@ pub struct Read<'n> {
     pub workdir: Option<&'n Node>,
     /// The first task, the second and the last, as many as there are.
     pub samples: Vec<Scope>,
+}
+
+fn user(node: &Node, problems: &mut Problems) -> Option<StageUser> {
+    match fields::text(node, "`user`", "root", problems)? {
+        "caller" => Some(StageUser::Caller),
+        "root" => Some(StageUser::Root),
+        "image" => Some(StageUser::Image),
+        other => {
+            problems.hint(
+                node.span.clone(),
+                format!("`user` is `caller`, `root` or `image`, not `{}`", shown(other)),
+                "`image` is whom the image names; a number of its own cannot be chosen".to_owned(),
+            );
+            None
+        }
+    }
 }
 
 /// Reads one stage; what is missing in it is filled in, so that the rest can still be checked.
@@ -112,6 +131,11 @@ pub fn stage<'n>(key: &Key, node: &'n Node, around: &Around<'n>, problems: &mut 
         templates::check(node, text, around.text, reach.lasting(), &around.declared, problems);
         Some(Template(text.to_owned()))
     });
+    let user_node = fields.get("user");
+    if let (Place::Host, Some(place)) = (&image, fields.key("user")) {
+        problems.add(place, "a stage on the host itself runs as you: it has no `user`");
+    }
+    let user = user_node.or(around.default("user")).and_then(|node| user(node, problems));
     let always = fields.get("always").and_then(|node| boolean(node, "`always`", problems));
     Some(Read {
         stage: Stage {
@@ -129,6 +153,7 @@ pub fn stage<'n>(key: &Key, node: &'n Node, around: &Around<'n>, problems: &mut 
             resources,
             outputs,
             workdir,
+            user: user.unwrap_or_default(),
             retry: resources::retry(fields.get("retry").or(around.default("retry")), around, problems),
             slurm: resources::slurm(around.default("slurm"), fields.get("slurm"), around, problems),
         },
@@ -140,29 +165,29 @@ pub fn stage<'n>(key: &Key, node: &'n Node, around: &Around<'n>, problems: &mut 
     })
 }
 
-/// The scopes of a few tasks. Where the store is, is not known yet: its folders stand under a name of their own.
+/// What all stages may name. Where the store is, is not known yet: its folders stand under a name of their own.
+pub fn common(declared: &Declared<'_>) -> ScopeBuilder {
+    let sets = declared.data.iter().map(|(name, set)| match &set.source {
+        DataSource::Path(path) => (name.as_str(), path.display().to_string(), Vec::new()),
+        DataSource::Archive(_) => (name.as_str(), format!("/store/{name}"), Vec::new()),
+        DataSource::Files(files) => (
+            name.as_str(),
+            format!("/store/{name}"),
+            files.iter().map(|file| file.name.as_str()).collect(),
+        ),
+    });
+    let digest = Digest::sha256(b"").to_string();
+    let images = declared.images.iter().map(|name| (name.as_str(), Some(digest.clone())));
+    Scope::builder().params(declared.params).data(sets).images(images).run("/run")
+}
+
+/// The scopes of a few tasks.
 fn samples(key: &Key, resources: &Resources, array: Option<&Array>, around: &Around<'_>) -> Vec<Scope> {
     let last = array.map_or(0, |array| array.count - 1);
     let mut indices = vec![0, last.min(1), last];
     indices.dedup();
     let scope = |index: u32| {
-        let sets = around.declared.data.iter().map(|(name, set)| match &set.source {
-            DataSource::Path(path) => (name.as_str(), path.display().to_string(), Vec::new()),
-            DataSource::Archive(_) => (name.as_str(), format!("/store/{name}"), Vec::new()),
-            DataSource::Files(files) => (
-                name.as_str(),
-                format!("/store/{name}"),
-                files.iter().map(|file| file.name.as_str()).collect(),
-            ),
-        });
-        let digest = Digest::sha256(b"").to_string();
-        let images = around.declared.images.iter().map(|name| (name.as_str(), Some(digest.clone())));
-        let scope = Scope::builder()
-            .params(around.declared.params)
-            .data(sets)
-            .images(images)
-            .stage(&key.text, resources)
-            .run("/run");
+        let scope = around.common.clone().stage(&key.text, resources);
         match array {
             Some(array) => scope.array(array, index).build(),
             None => scope.build(),

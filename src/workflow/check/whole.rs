@@ -88,6 +88,7 @@ fn whole(
         .and_then(|node| Fields::read(node, "`defaults`", &DEFAULTS, problems));
 
     let around = Around {
+        common: stage::common(&declared),
         text,
         dir,
         declared,
