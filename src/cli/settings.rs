@@ -223,9 +223,6 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
         paths.extend(&mut net.client_certificate);
         paths.extend(&mut net.certificate_folders);
     }
-    for profile in file.profiles.values_mut() {
-        paths.extend([&mut profile.cache, &mut profile.scratch].into_iter().flatten());
-    }
     for registry in file.registries.values_mut() {
         paths.extend(&mut registry.ca_certificates);
         paths.extend(&mut registry.client_certificate);
