@@ -13,7 +13,7 @@ use crate::runtime;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  dvrun apps oci:image:1.0\n  dvrun apps docker://127.0.0.1:5000/lab/tools:1.0 --json")]
 pub struct Arguments {
-    /// docker://…, oci:DIR[:TAG], a SIF or SquashFS file, or a root folder
+    /// docker://…, oras://…, oci:DIR[:TAG], a SIF or SquashFS file, or a root folder
     image: String,
     /// Use only what is in the store; ask no server
     #[arg(long)]

@@ -18,7 +18,7 @@ use crate::runtime;
     after_help = "Examples:\n  dvrun exec docker://debian:12 -- cat /etc/os-release\n  dvrun exec image.sif -- python3 --version\n  dvrun exec --bind ./data:/data:ro oci:image:1.0 -- ls /data\n  dvrun exec --overlay ./changes --user root image.sif -- apt-get install -y jq\n  dvrun exec --gpus=0,1 image.sif -- python3 train.py"
 )]
 pub struct Arguments {
-    /// docker://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
+    /// docker://…, oras://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
     image: String,
     /// The program and its arguments; the image's own where absent
     #[arg(last = true, value_name = "CMD")]

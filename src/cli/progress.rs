@@ -200,7 +200,7 @@ const WIDE_COLUMNS: u16 = 76;
 fn bar(what: &str, done: u64, total: Option<u64>) -> ProgressBar {
     let (bar, style) = match total {
         Some(total) => {
-            let columns = size_of(&std::io::stderr()).map_or(WIDE_COLUMNS, |(_, columns)| columns);
+            let columns = size_of(std::io::stderr()).map_or(WIDE_COLUMNS, |(_, columns)| columns);
             let style = if columns < WIDE_COLUMNS { NARROW } else { WIDE };
             (ProgressBar::new(total), style)
         }

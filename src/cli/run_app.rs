@@ -19,7 +19,7 @@ use crate::runtime;
 pub struct Arguments {
     #[command(flatten)]
     options: ContainerOptions,
-    /// docker://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
+    /// docker://…, oras://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
     image: String,
     /// The app's name
     app: String,

@@ -17,7 +17,7 @@ use crate::runtime::{self, DEFAULT_PATH, Root};
 pub struct Arguments {
     #[command(flatten)]
     options: ContainerOptions,
-    /// docker://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
+    /// docker://…, oras://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
     image: String,
 }
 

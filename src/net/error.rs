@@ -11,6 +11,9 @@ use reqwest::header::HeaderMap;
 use super::client::{is_certificate, says};
 use crate::oci::Digest;
 
+/// How rustls and hyper say that the other side ended a connection.
+const CLOSED: [&str; 3] = ["received fatal alert", "connection closed", "channel closed"];
+
 /// A failed request or download.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -104,8 +107,9 @@ impl NetError {
 
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            NetError::Transport { source, .. } if says(source, "certificaterequired") || says(source, "certificate required") => {
-                "the server wants to see a certificate of yours: give `client_certificate` and `client_key` under `registries` in the \
+            // What a server does that asked for a certificate and got none; its alert may be lost with the connection.
+            NetError::Transport { url, source } if url.starts_with("https:") && CLOSED.iter().any(|word| says(source, word)) => {
+                "if the server wants to see a certificate of yours, give `client_certificate` and `client_key` under `registries` in the \
                  configuration, or put client.cert and client.key into ~/.config/containers/certs.d/HOST"
             }
             NetError::Transport { source, .. } if is_certificate(source) => {

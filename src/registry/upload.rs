@@ -58,13 +58,15 @@ struct Begun {
 enum Broken {
     /// There are new credentials.
     Renewed,
-    Failed {
-        error: RegistryError,
-        /// Of the answer, if there was one.
-        headers: HeaderMap,
-        /// Whether another try may end otherwise.
-        passing: bool,
-    },
+    Failed(Box<Failed>),
+}
+
+struct Failed {
+    error: RegistryError,
+    /// Of the answer, if there was one.
+    headers: HeaderMap,
+    /// Whether another try may end otherwise.
+    passing: bool,
 }
 
 impl Target<'_> {
@@ -182,7 +184,8 @@ impl Target<'_> {
                 // The answer was lost on its way, and the blob is there.
                 Err(_) if begun.done == size && self.has(blob).await? => break,
                 Err(Broken::Renewed) => {}
-                Err(Broken::Failed { error, headers, passing }) => {
+                Err(Broken::Failed(failed)) => {
+                    let Failed { error, headers, passing } = *failed;
                     failures += 1;
                     let wait = self.session.client.patience(failures, &headers).filter(|_| passing);
                     let Some(after) = wait else { return Err(error) };
@@ -232,11 +235,7 @@ impl Target<'_> {
                     done: begun.done,
                     size: blob.size,
                 };
-                return Err(Broken::Failed {
-                    error,
-                    headers: answer.headers,
-                    passing: begun.done < blob.size,
-                });
+                return Err(Broken::failed(error, answer.headers, begun.done < blob.size));
             }
         }
         let mut url = begun.url.clone();
@@ -277,11 +276,8 @@ impl Target<'_> {
             Ok(answer) if answer.status.is_success() => return Ok(answer),
             Ok(answer) => answer,
             Err(error) => {
-                return Err(Broken::Failed {
-                    passing: error.is_passing(),
-                    error: failed(error),
-                    headers: HeaderMap::new(),
-                });
+                let passing = error.is_passing();
+                return Err(Broken::failed(failed(error), HeaderMap::new(), passing));
             }
         };
         let renewed = self.is_own(&begun.url)
@@ -294,11 +290,8 @@ impl Target<'_> {
         }
         // Forgotten, or at another byte than we thought: it is asked where it is.
         let lost = matches!(answer.status.as_u16(), 404 | 416);
-        Err(Broken::Failed {
-            passing: lost || answer.is_transient(),
-            headers: answer.headers.clone(),
-            error: failed(answer.refused()),
-        })
+        let (headers, passing) = (answer.headers.clone(), lost || answer.is_transient());
+        Err(Broken::failed(failed(answer.refused()), headers, passing))
     }
 
     /// How far an upload is. `None`: it has to be begun anew, which is also what becomes of one whose registry gives no answer.
@@ -316,12 +309,13 @@ impl Target<'_> {
 }
 
 impl Broken {
+    fn failed(error: RegistryError, headers: HeaderMap, passing: bool) -> Broken {
+        Broken::Failed(Box::new(Failed { error, headers, passing }))
+    }
+
+    /// What no other try will change.
     fn last(error: RegistryError) -> Broken {
-        Broken::Failed {
-            error,
-            headers: HeaderMap::new(),
-            passing: false,
-        }
+        Broken::failed(error, HeaderMap::new(), false)
     }
 }
 
