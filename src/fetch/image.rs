@@ -118,7 +118,7 @@ struct Work {
 impl Work {
     fn finish(mut self, image: String) -> Result<StoredImage, PullError> {
         let merged = self.layers.finish();
-        let converted = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs())) {
+        let converted = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs(), Some(&self.draft.checksums()))) {
             Ok(converted) => converted,
             Err(source) => return Err(PullError::Image { image, source }),
         };

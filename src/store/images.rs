@@ -81,7 +81,7 @@ pub struct ImageDraft {
     folder: PathBuf,
 }
 
-const ROOTFS: &str = "rootfs";
+pub(super) const ROOTFS: &str = "rootfs";
 const INFO: &str = "image.json";
 
 impl Store {
@@ -171,6 +171,11 @@ impl ImageDraft {
     /// Where the root file system is to be made; it does not exist yet.
     pub fn rootfs(&self) -> PathBuf {
         self.folder.join(ROOTFS)
+    }
+
+    /// Where the list of its files' checksums is to be made ([`super::write_checksum`]).
+    pub fn checksums(&self) -> PathBuf {
+        self.folder.join(super::verify::CHECKSUMS)
     }
 
     /// A folder for files that are needed meanwhile; on the same file system as the image.

@@ -5,6 +5,7 @@
 //! ├── blobs/sha256/ab/abcd…        verified bytes: manifests, configs, layers, data files (mode 0444)
 //! ├── images/sha256-abcd…/         one converted image, named by its manifest's digest
 //! │   ├── rootfs/
+//! │   ├── checksums                of the files in it, as `sha256sum` writes them
 //! │   └── image.json               source, config: written last, so that it marks a whole image
 //! ├── data/sha256-abcd…/           one data set, named by its identity: files hard-linked from blobs
 //! ├── tags/                        tag → digest, with the time it was asked
@@ -19,15 +20,19 @@ mod folder;
 mod images;
 mod locks;
 mod prune;
+mod readable;
 mod remove;
 mod scratch;
 mod tags;
+mod verify;
 
 pub use error::StoreError;
 pub use folder::Store;
 pub use images::{ImageDraft, ImageInfo, StoredImage, StoredLayer};
 pub use locks::Guard;
 pub use prune::{Prune, Space};
+pub use readable::{OpenFolders, open_own};
 pub use remove::remove_tree;
 pub use scratch::Scratch;
 pub use tags::Tag;
+pub use verify::{Damage, Verified, write_checksum};

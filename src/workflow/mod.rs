@@ -5,6 +5,7 @@
 
 mod check;
 mod model;
+mod packed;
 pub(crate) mod paths;
 mod problem;
 mod raw;
@@ -17,6 +18,7 @@ pub use model::{
     App, Array, Bind, BindMode, Command, DataFile, DataSet, DataSource, Image, Need, Resources, Retry, RetryCause, Scale, SlurmOptions,
     Stage, StageName, Template, Workflow,
 };
+pub use packed::PackedApp;
 pub use problem::Problem;
 pub(crate) use problem::nearest;
 pub use template::TemplateError;
