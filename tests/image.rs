@@ -1,6 +1,7 @@
 //! Layers → folders and the store: against a plain model, against umoci, and against archives made to do harm.
 
 mod compressions;
+mod extract;
 mod good;
 mod hostile;
 mod model;

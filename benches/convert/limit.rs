@@ -50,7 +50,7 @@ pub fn rates(image: &Image) -> Rates {
                 compressor.compress_to_buffer(block, &mut out[..]).expect("it has room");
             }
         });
-        let level = libdeflater::CompressionLvl::new(6).expect("there is such a level");
+        let level = libdeflater::CompressionLvl::new(5).expect("there is such a level");
         let mut compressor = libdeflater::Compressor::new(level);
         gzip += seconds(|| {
             for block in whole.chunks(BLOCK) {

@@ -1,5 +1,6 @@
 //! `dvrun image …`: the images in the store.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -9,6 +10,7 @@ use serde_json::json;
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
 use super::settings::Settings;
+use super::{extract, verify};
 use crate::oci::Source;
 use crate::store::{Prune, Store, StoredImage};
 use crate::workflow::units::Seconds;
@@ -16,7 +18,7 @@ use crate::workflow::units::Seconds;
 /// Look after the images in the store
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  dvrun image ls\n  dvrun image path docker://debian:12\n  dvrun image rm sha256:4abc\n  dvrun image prune --dry-run"
+    after_help = "Examples:\n  dvrun image ls\n  dvrun image path docker://debian:12\n  dvrun image rm sha256:4abc\n  dvrun image verify\n  dvrun image extract tools.sif ./tools\n  dvrun image prune --dry-run"
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -38,6 +40,21 @@ enum Command {
         /// A source as it was pulled, or a digest or its beginning
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
+    },
+    /// Read images again, and say what of them has changed
+    ///
+    /// All images of the store where none is named.
+    Verify {
+        /// A source as it was pulled, or a digest or its beginning
+        #[arg(value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Write an image's files into a new folder
+    Extract {
+        /// A SIF or SquashFS file; of the store, a source as it was pulled, or a digest or its beginning
+        image: String,
+        /// What must not exist yet
+        folder: PathBuf,
     },
     /// Show what the store takes up
     Df,
@@ -73,6 +90,8 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         }
         Command::Info(one) => info(&find(store, &one.image)?, global),
         Command::Rm { images } => remove(store, images, global)?,
+        Command::Verify { images } => verify::run(images, global, store)?,
+        Command::Extract { image, folder } => extract::run(image, folder, global, store)?,
         Command::Df => space(store, global)?,
         Command::Prune { older_than, dry_run } => {
             let mode = if *dry_run { Prune::Look } else { Prune::Delete };

@@ -8,21 +8,22 @@ use serde_json::json;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
+use super::file::Overrides;
 use super::images::{self, Network, with_session};
 use super::settings::Settings;
 use crate::fetch::{self, Found};
-use crate::image::{Compression, Limits, SquashfsOptions};
-use crate::oci::Digest;
+use crate::image::{App, Compression, Limits, SquashfsOptions};
+use crate::oci::{Digest, Platform, Source};
 use crate::registry::{self, Session};
-use crate::store::remove_tree;
+use crate::store::Scratch;
 
 /// Fetch an image
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  dvrun pull docker://debian:12\n  dvrun pull docker://debian:12 -o debian.sif\n  dvrun pull oras://ghcr.io/lab/tools-sif:1.0 -o tools.sif\n  dvrun pull docker://127.0.0.1:5000/lab/tools:1.0 -o tools --format dir"
+    after_help = "Examples:\n  dvrun pull docker://debian:12\n  dvrun pull docker://debian:12 -o debian.sif\n  dvrun pull oras://ghcr.io/lab/tools-sif:1.0 -o tools.sif\n  dvrun pull docker://127.0.0.1:5000/lab/tools:1.0 -o tools --format dir\n  dvrun pull --file pipeline.yaml tools -o tools.sif"
 )]
 pub struct Arguments {
-    /// docker://…, oras://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or a SIF or SquashFS file
+    /// docker://…, oras://…, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or a SIF or SquashFS file; with --file, an image's name in it
     reference: String,
     /// Where to put it. Without, it goes into the store alone, as `run` and `exec` use it
     #[arg(long, short, value_name = "PATH")]
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// Of SIF and SquashFS: zstd[:1-22]; gzip[:1-12] (for kernels before 4.14); xz[:0-9] (small, slow); lz4 (large, fast); none
     #[arg(long, value_name = "NAME[:LEVEL]", default_value = "zstd:3", requires = "output")]
     compression: Compression,
+    /// A workflow file: the image of that name in it, whose apps are written into a SIF
+    #[arg(long, short, value_name = "FILE", conflicts_with = "platform")]
+    file: Option<PathBuf>,
     /// os/architecture[/variant]; this host's otherwise
     #[arg(long)]
     platform: Option<String>,
@@ -54,8 +58,13 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     if let Some(output) = &arguments.output {
         refuse_existing(output)?;
     }
-    let source = images::source(&arguments.reference)?;
-    let platform = images::platform(arguments.platform.as_deref())?;
+    let (source, platform, apps) = match &arguments.file {
+        Some(file) => declared(file, &arguments.reference)?,
+        None => {
+            let platform = images::platform(arguments.platform.as_deref())?;
+            (images::source(&arguments.reference)?, platform, Vec::new())
+        }
+    };
     let tags = images::tags(Network::Use, settings);
     let options = SquashfsOptions {
         compression: arguments.compression,
@@ -67,7 +76,13 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
             let stored = fetch::image(session, &found, Limits::default()).await?;
             return Ok((stored.digest.clone(), stored.root().path().to_owned()));
         };
-        let digest = write(session, &found, output, arguments.format, options).await?;
+        let format = match arguments.format {
+            Format::Sif => Some(fetch::Format::Sif { options, apps }),
+            Format::Squashfs => Some(fetch::Format::Squashfs(options)),
+            Format::Dir => Some(fetch::Format::Folder),
+            Format::Oci => None,
+        };
+        let digest = write(session, &found, output, format).await?;
         Ok((digest, output.clone()))
     })?;
     if global.json {
@@ -78,7 +93,7 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     Ok(exit::DONE)
 }
 
-fn refuse_existing(output: &Path) -> Result<(), Failure> {
+pub fn refuse_existing(output: &Path) -> Result<(), Failure> {
     match fs::symlink_metadata(output) {
         Ok(_) => Err(Failure::message(exit::USAGE, format!("{} exists", output.display())).hint("remove it, or give another path with -o")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -86,19 +101,39 @@ fn refuse_existing(output: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes beside `output` and renames, so that it appears whole or not at all. Gives the digest of what is there now.
-async fn write(session: &Session<'_>, found: &Found, output: &Path, format: Format, options: SquashfsOptions) -> Result<Digest, Failure> {
+/// The image `name` of a workflow file, and its apps.
+fn declared(file: &Path, name: &str) -> Result<(Source, Platform, Vec<App>), Failure> {
+    let workflow = super::file::read(file, &Overrides::default())?;
+    let Some(image) = workflow.images.get(name) else {
+        let known: Vec<&str> = workflow.images.keys().map(String::as_str).collect();
+        let message = format!("{} has no image `{name}`", file.display());
+        return Err(Failure::message(exit::USAGE, message).hint(format!("it has {}", known.join(", "))));
+    };
+    let (source, platform) = fetch::image_source(name, image)?;
+    let apps = image.apps.iter().map(|(app, declared)| {
+        let packed = workflow.packed(declared).map_err(|error| {
+            Failure::new(exit::USAGE, &error, error.hint()).hint(format!(
+                "app `{app}` is to be written into an image: it can name params, and nothing of a stage"
+            ))
+        })?;
+        Ok(App {
+            name: app.clone(),
+            help: packed.help,
+            run: packed.run,
+            env: packed.env,
+            ..App::default()
+        })
+    });
+    Ok((source, platform, apps.collect::<Result<_, Failure>>()?))
+}
+
+/// Writes beside `output`, as an OCI layout where no other format is named, and renames, so that it appears whole or not at all. Gives the digest of what is there now.
+async fn write(session: &Session<'_>, found: &Found, output: &Path, format: Option<fetch::Format>) -> Result<Digest, Failure> {
     let output = std::path::absolute(output).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
     let parent = output.parent().unwrap_or(Path::new("/"));
     let failed = |error: std::io::Error| Failure::message(exit::INFRASTRUCTURE, format!("cannot write to {}: {error}", parent.display()));
-    let beside = tempfile::Builder::new().prefix(".dvrun-").tempdir_in(parent).map_err(failed)?;
+    let beside = Scratch::beside(parent)?;
     let made = beside.path().join("new");
-    let format = match format {
-        Format::Sif => Some(fetch::Format::Sif { options, apps: Vec::new() }),
-        Format::Squashfs => Some(fetch::Format::Squashfs(options)),
-        Format::Dir => Some(fetch::Format::Folder),
-        Format::Oci => None,
-    };
     let written = match format {
         Some(format) => fetch::image_to(session, found, Limits::default(), &format, &made)
             .await
@@ -106,12 +141,7 @@ async fn write(session: &Session<'_>, found: &Found, output: &Path, format: Form
             .map_err(Failure::from),
         None => write_layout(session, found, &made).await,
     };
-    let placed = written.and_then(|digest| fs::rename(&made, &output).map_err(failed).map(|()| digest));
-    if placed.is_err() && made.exists() {
-        // With the folders in it that nobody may write to, which dropping `beside` would leave.
-        remove_tree(&made).map_err(failed)?;
-    }
-    placed
+    written.and_then(|digest| fs::rename(&made, &output).map_err(failed).map(|()| digest))
 }
 
 async fn write_layout(session: &Session<'_>, found: &Found, made: &Path) -> Result<Digest, Failure> {

@@ -122,7 +122,7 @@ impl Work {
         let mut merged = self.layers.finish()?;
         match &self.format {
             Format::Folder => {
-                write_folder(&merged, &self.out)?;
+                write_folder(&merged, &self.out, None)?;
             }
             Format::Squashfs(options) => {
                 let write = || -> io::Result<()> {

@@ -135,7 +135,7 @@ struct Work {
 impl Work {
     fn finish(mut self, image: String) -> Result<StoredImage, PullError> {
         let merged = self.layers.finish();
-        let written = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs())) {
+        let written = match merged.and_then(|merged| write_folder(&merged, &self.draft.rootfs(), Some(&self.draft.checksums()))) {
             Ok(written) => written,
             Err(source) => return Err(PullError::Image { image, source }),
         };

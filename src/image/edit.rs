@@ -10,6 +10,7 @@ use super::layer::{Change, Content, clean};
 use super::layers::Merged;
 use super::limits::{Budget, Limits};
 use super::merge::put;
+use super::spool::Spool;
 use super::tree::{Data, Meta};
 
 /// Something to be put into a tree, owned by root and as old as can be.
@@ -71,7 +72,7 @@ impl Merged {
         }
         let layer = u32::try_from(self.spools.len()).expect("a manifest is too small for so many layers");
         put(&mut self.tree, layer, changes, &Budget::new(limits))?;
-        self.spools.push(spool);
+        self.spools.push(Spool::Archive(spool));
         Ok(())
     }
 }

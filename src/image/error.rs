@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::tar::TarError;
+use crate::squashfs::SquashfsError;
 
 /// An image that asks for more than [`super::Limits`] gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +37,8 @@ pub enum ImageError {
     TooBig { layer: String, excess: Excess },
     #[error("layer {index} of {count} is missing")]
     Missing { index: usize, count: usize },
+    #[error("{image} cannot be read")]
+    Packed { image: String, source: SquashfsError },
     /// Another layer failed first; its error is the one to be told.
     #[error("layer {layer} was not read to its end")]
     Cancelled { layer: String },
@@ -83,6 +86,7 @@ impl ImageError {
             ImageError::Inflate { .. } | ImageError::Content { .. } => {
                 Some("the image in the registry is damaged: build and push it again, or use another tag".to_owned())
             }
+            ImageError::Packed { source, .. } => source.hint(),
             ImageError::TooBig { .. } => Some("an image of this size is refused; is it the one you meant?".to_owned()),
             _ => None,
         }

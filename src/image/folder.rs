@@ -6,8 +6,9 @@
 //! The folder is new and the caller's alone while it is filled, and every name in it comes from the tree, where links have no
 //! children: folders are made first, links last, so no path that is written to can lead through a link.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, BufWriter, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use super::layers::{Layers, Merged};
 use super::limits::Limits;
 use super::note::{Note, NoteKind};
 use super::tree::{Body, InodeId, Meta, Node, Segment, Time, Tree};
+use crate::oci::{Algorithm, Digest, Hasher};
+use crate::store::write_checksum;
 
 /// What came of a conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,14 +48,14 @@ pub fn convert_folder(layers: &[LayerBlob], scratch: &Path, out: &Path, limits: 
     for (index, layer) in layers.iter().enumerate() {
         reading.add(index, layer.clone());
     }
-    write_folder(&reading.finish()?, out)
+    write_folder(&reading.finish()?, out, None)
 }
 
-/// Writes `merged` as the folder `out`, which must not exist yet.
+/// Writes `merged` as the folder `out`, which must not exist yet, and a list of its files' checksums as the file `checksums`.
 ///
 /// # Errors
 /// As [`convert_folder`].
-pub fn write_folder(merged: &Merged, out: &Path) -> Result<Converted, ImageError> {
+pub fn write_folder(merged: &Merged, out: &Path, checksums: Option<&Path>) -> Result<Converted, ImageError> {
     let tree = &merged.tree;
     let plan = Plan::new(tree, out);
     for (path, _) in &plan.folders {
@@ -63,9 +66,12 @@ pub fn write_folder(merged: &Merged, out: &Path) -> Result<Converted, ImageError
         .par_iter()
         .map_init(
             || vec![0; COPY],
-            |buffer, (path, id)| write_file(merged, path, *id, buffer).map_err(at("write", path)),
+            |buffer, (path, id)| write_file(merged, path, *id, buffer, checksums.is_some()).map_err(at("write", path)),
         )
         .collect::<Result<_, _>>()?;
+    if let Some(list) = checksums {
+        write_checksums(&plan, &lost, out, list).map_err(at("write", list))?;
+    }
     plan.hard_links
         .par_iter()
         .try_for_each(|(target, path)| hard_link(target, path).map_err(at("link", path)))?;
@@ -122,7 +128,7 @@ impl Plan {
             hard_links: Vec::new(),
             links: Vec::new(),
         };
-        let mut first_names = std::collections::HashMap::new();
+        let mut first_names = HashMap::new();
         let mut next = 0;
         while let Some((folder, id)) = plan.folders.get(next).cloned() {
             next += 1;
@@ -163,9 +169,31 @@ struct Loss {
     set_id: bool,
     xattr: bool,
     bytes: u64,
+    /// Of the content, where it was asked for.
+    digest: Option<Digest>,
 }
 
-fn write_file(merged: &Merged, path: &Path, id: InodeId, buffer: &mut [u8]) -> io::Result<Loss> {
+/// One line for each name of a file.
+fn write_checksums(plan: &Plan, files: &[Loss], out: &Path, list: &Path) -> io::Result<()> {
+    let mut to = BufWriter::new(File::create_new(list)?);
+    let inside = |path: &Path| path.strip_prefix(out).unwrap_or(path).to_owned();
+    let mut linked: HashMap<&Path, Option<&Digest>> = plan.hard_links.iter().map(|(target, _)| (target.as_path(), None)).collect();
+    for ((path, _), Loss { digest, .. }) in plan.files.iter().zip(files) {
+        if let Some(digest) = digest {
+            write_checksum(&mut to, &inside(path), digest)?;
+            linked.entry(path).and_modify(|known| *known = Some(digest));
+        }
+    }
+    for (target, path) in &plan.hard_links {
+        // None of a FIFO.
+        if let Some(digest) = linked.get(target.as_path()).copied().flatten() {
+            write_checksum(&mut to, &inside(path), digest)?;
+        }
+    }
+    to.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+}
+
+fn write_file(merged: &Merged, path: &Path, id: InodeId, buffer: &mut [u8], hash: bool) -> io::Result<Loss> {
     let inode = merged.tree.inode(id);
     let mut loss = Loss::default();
     if matches!(inode.node, Node::Fifo) {
@@ -177,37 +205,54 @@ fn write_file(merged: &Merged, path: &Path, id: InodeId, buffer: &mut [u8]) -> i
     }
     // Exclusive: what is there already can only be a mistake.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut hasher = hash.then(|| Hasher::new(Algorithm::Sha256));
     match &inode.node {
-        Node::File(body) => loss.bytes = copy_body(merged, body, &file, buffer)?,
+        Node::File(body) => loss.bytes = copy_body(merged, body, &file, buffer, hasher.as_mut())?,
         Node::CharDevice { .. } | Node::BlockDevice { .. } => loss.device = true,
         Node::Folder(_) | Node::Symlink(_) | Node::Fifo => unreachable!("planned as something else"),
     }
+    loss.digest = hasher.map(Hasher::finish);
     finish(&file, &inode.meta, 0o777, &mut loss)?;
     Ok(loss)
 }
 
-/// Returns how many bytes were written; holes stay holes.
-fn copy_body(merged: &Merged, body: &Body, file: &File, buffer: &mut [u8]) -> io::Result<u64> {
-    let mut copy = |mut from: u64, mut to: u64, length: u64| -> io::Result<()> {
-        let end = from + length;
-        while from < end {
-            let step = usize::try_from(end - from).unwrap_or(usize::MAX).min(buffer.len());
-            merged.read_exact_at(body, &mut buffer[..step], from)?;
-            file.write_all_at(&buffer[..step], to)?;
-            from += step as u64;
-            to += step as u64;
-        }
-        Ok(())
-    };
+/// Returns how many bytes were written; holes stay holes, and whole buffers of zeros become some.
+fn copy_body(merged: &Merged, body: &Body, file: &File, buffer: &mut [u8], mut hasher: Option<&mut Hasher>) -> io::Result<u64> {
     // Before its parts: what is not written stays a hole.
     file.set_len(body.size)?;
-    let mut written = 0;
+    let (mut written, mut hashed) = (0, 0);
+    let zeros = |hasher: &mut Hasher, mut count: u64| {
+        while count > 0 {
+            let step = count.min(ZEROS.len() as u64);
+            hasher.update(&ZEROS[..usize::try_from(step).expect("at most the zeros")]);
+            count -= step;
+        }
+    };
     for Segment { at, length, offset } in body.segments() {
-        copy(offset, at, length)?;
-        written += length;
+        let mut done = 0;
+        while done < length {
+            let step = usize::try_from(length - done).unwrap_or(usize::MAX).min(buffer.len());
+            let bytes = &mut buffer[..step];
+            merged.read_exact_at(body, bytes, offset + done)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                file.write_all_at(bytes, at + done)?;
+                written += step as u64;
+            }
+            if let Some(hasher) = hasher.as_deref_mut() {
+                zeros(hasher, at + done - hashed);
+                hasher.update(bytes);
+                hashed = at + done + step as u64;
+            }
+            done += step as u64;
+        }
+    }
+    if let Some(hasher) = hasher {
+        zeros(hasher, body.size - hashed);
     }
     Ok(written)
 }
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 fn finish_folder(path: &Path, meta: &Meta) -> io::Result<Loss> {
     let mut loss = Loss::default();

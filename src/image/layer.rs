@@ -63,10 +63,9 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 pub(super) const NAME_MAX: usize = 255;
 const CHUNK: usize = 256 << 10;
 
-/// Reads a layer to its last byte.
-pub(super) fn index(blob: &LayerBlob, scratch: &Path, budget: &Budget, cancelled: &AtomicBool) -> Result<Indexed, ImageError> {
+/// Reads a layer, whose blob is open as `file`, to its last byte.
+pub(super) fn index(blob: &LayerBlob, file: File, scratch: &Path, budget: &Budget, cancelled: &AtomicBool) -> Result<Indexed, ImageError> {
     let layer = || blob.digest.to_string();
-    let file = File::open(&blob.path).map_err(at("open", &blob.path))?;
     let input = BufReader::with_capacity(CHUNK, file.try_clone().map_err(at("open", &blob.path))?);
     let (format, input) = Format::of(input).map_err(at("read", &blob.path))?;
     let (compressed, inflated): (bool, Box<dyn BufRead>) = match format {

@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::error::ImageError;
+use super::error::{ImageError, at};
 use super::layer::{Indexed, LayerBlob, index};
 use super::limits::{Budget, Limits};
 use super::merge::merge;
+use super::spool::Spool;
 use super::tree::{Body, Tree};
 
 /// Layers being read on rayon's threads. Dropped before [`Layers::finish`], it stops them.
@@ -35,8 +35,8 @@ struct Shared {
 /// An image as one tree, with the spooled layers that its bodies lie in.
 pub struct Merged {
     pub tree: Tree,
-    /// Uncompressed layers, lowest first: [`super::Body::layer`] is an index into it.
-    pub(super) spools: Vec<File>,
+    /// What the bodies lie in; uncompressed layers, lowest first: [`super::Body::layer`] is an index into it.
+    pub(super) spools: Vec<Spool>,
 }
 
 impl Merged {
@@ -63,12 +63,14 @@ impl Layers {
         }
     }
 
-    /// Starts reading layer `index` (0 is the lowest) at once, and returns.
+    /// Opens layer `index` (0 is the lowest), starts reading it, and returns.
     pub fn add(&self, index: usize, blob: LayerBlob) {
         let shared = Arc::clone(&self.shared);
         let sender = self.sender.clone();
+        // Now: the file may be about to get another name.
+        let file = File::open(&blob.path).map_err(at("open", &blob.path));
         rayon::spawn(move || {
-            let result = self::index(&blob, &shared.scratch, &shared.budget, &shared.cancelled);
+            let result = file.and_then(|file| self::index(&blob, file, &shared.scratch, &shared.budget, &shared.cancelled));
             if result.is_err() {
                 shared.cancelled.store(true, Ordering::Relaxed);
             }
@@ -112,7 +114,7 @@ impl Layers {
         for (index, layer) in layers.into_iter().enumerate() {
             let (digest, indexed) = layer.ok_or(ImageError::Missing { index, count })?;
             changes.push((digest, indexed.changes));
-            spools.push(indexed.spool);
+            spools.push(Spool::Archive(indexed.spool));
         }
         let tree = merge(changes, &this.shared.budget)?;
         Ok(Merged { tree, spools })

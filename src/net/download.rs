@@ -55,6 +55,12 @@ impl Client {
     /// Downloads. On a refusal ([`NetError::Refused`]) what came before it stays in the partial file, so that the
     /// same call with other credentials goes on from there. Bytes that turn out wrong are removed.
     pub async fn download(&self, download: &Download<'_>, progress: Progress<'_>) -> Result<Downloaded, NetError> {
+        self.download_and(download, progress, || ()).await
+    }
+
+    /// As [`Client::download`]; `whole` is called when all bytes are in the file and verified, but not yet on the disk for good: they can
+    /// be worked on while that is waited for.
+    pub async fn download_and(&self, download: &Download<'_>, progress: Progress<'_>, whole: impl Fn()) -> Result<Downloaded, NetError> {
         let url = redact(&download.request.url);
         let mut partial = open(download).await?;
         // Bytes of an earlier try, maybe from another server: if the sum is wrong, they may be why.
@@ -97,7 +103,10 @@ impl Client {
                             actual: digest,
                         });
                     }
-                    _ => return finish(partial, digest, download, progress).await,
+                    _ => {
+                        whole();
+                        return finish(partial, digest, download, progress).await;
+                    }
                 }
             }
             let before = partial.len();

@@ -1,6 +1,7 @@
 //! One blob, from wherever the image is, to a verified file. Two processes that want the same one fetch it once.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task;
 
@@ -8,9 +9,29 @@ use super::{RegistryError, Session, TagPolicy, layout};
 use crate::net::Event;
 use crate::oci::{Descriptor, Source};
 
+/// Called with a verified file as soon as it can be read; it may get another name afterwards.
+pub(super) type OnWhole<'a> = &'a (dyn Fn(&Path) + Sync);
+
 impl Session<'_> {
     /// The path of a verified blob of `source`.
     pub(super) async fn blob(&self, source: &Source, blob: &Descriptor) -> Result<PathBuf, RegistryError> {
+        self.blob_and(source, blob, &|_| ()).await
+    }
+
+    /// As [`Session::blob`]; `whole` is called once, as early as can be.
+    pub(super) async fn blob_and(&self, source: &Source, blob: &Descriptor, whole: OnWhole<'_>) -> Result<PathBuf, RegistryError> {
+        let told = AtomicBool::new(false);
+        let once = |path: &Path| {
+            if !told.swap(true, Ordering::Relaxed) {
+                whole(path);
+            }
+        };
+        let path = self.bring(source, blob, &once).await?;
+        once(&path);
+        Ok(path)
+    }
+
+    async fn bring(&self, source: &Source, blob: &Descriptor, whole: OnWhole<'_>) -> Result<PathBuf, RegistryError> {
         match source {
             Source::Layout { dir, .. } => {
                 let (dir, blob, image) = (dir.clone(), blob.clone(), source.to_string());
@@ -28,7 +49,7 @@ impl Session<'_> {
                 Err(RegistryError::Offline { image: source.to_string() })
             }
             Source::Registry(reference) | Source::Artifact(reference) => {
-                self.stored(blob, async |partial| self.remote_blob(reference, blob, partial).await)
+                self.stored(blob, async |partial| self.remote_blob(reference, blob, partial, whole).await)
                     .await
             }
         }

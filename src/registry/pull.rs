@@ -17,13 +17,13 @@ pub struct Pulled {
 }
 
 /// Brings configuration and layers to this machine. `on_layer` is called with a layer's index, lowest 0, as soon as
-/// it is there, in whatever order they arrive; it must be quick. What lies in the store is not fetched again.
+/// all of it is there, in whatever order they arrive; it must be quick, and open the file at once: its name may change
+/// when it has been brought to disk. What lies in the store is not fetched again.
 pub async fn pull(session: &Session<'_>, resolved: &Resolved, on_layer: &(dyn Fn(usize, &Path) + Sync)) -> Result<Pulled, RegistryError> {
     // First, as it is small and may show that the layers are not wanted.
     let config = config(session, resolved).await?;
     let fetch = async |(index, layer)| {
-        let path = session.blob(&resolved.source, layer).await?;
-        on_layer(index, &path);
+        let path = session.blob_and(&resolved.source, layer, &|path| on_layer(index, path)).await?;
         Ok::<_, RegistryError>((index, path))
     };
     let mut layers: Vec<(usize, PathBuf)> = stream::iter(resolved.layers.iter().enumerate().map(fetch))

@@ -6,6 +6,7 @@ use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
 use super::auth::{Authorization, Subject};
+use super::blob::OnWhole;
 use super::endpoint::Endpoint;
 use super::{RegistryError, Session};
 use crate::net::{Answer, Content, Download, Event, NetError, Request};
@@ -136,11 +137,19 @@ impl Session<'_> {
         }
     }
 
-    /// A blob into the file at `partial`: from the registry's servers, and a foreign one from where it says it is.
-    pub(super) async fn remote_blob(&self, reference: &Reference, blob: &Descriptor, partial: &Path) -> Result<(), RegistryError> {
+    /// A blob into the file at `partial`, told to `whole` before it is synced: from the registry's servers, and a foreign one from where it says it is.
+    pub(super) async fn remote_blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        partial: &Path,
+        whole: OnWhole<'_>,
+    ) -> Result<(), RegistryError> {
         let endpoints = self.endpoints(reference).await?;
         let from_registry = self
-            .first_of(&endpoints, async |endpoint| self.blob_at(endpoint, reference, blob, partial).await)
+            .first_of(&endpoints, async |endpoint| {
+                self.blob_at(endpoint, reference, blob, partial, whole).await
+            })
             .await;
         let Err(mut error) = from_registry else {
             return Ok(());
@@ -153,7 +162,7 @@ impl Session<'_> {
             // Never with credentials: whoever made the image chose this URL (CVE-2020-15157).
             match self
                 .client
-                .download(&download(Request::get(url), blob, partial), self.progress)
+                .download_and(&download(Request::get(url), blob, partial), self.progress, || whole(partial))
                 .await
             {
                 Ok(_) => return Ok(()),
@@ -163,12 +172,20 @@ impl Session<'_> {
         Err(error)
     }
 
-    async fn blob_at(&self, endpoint: &Endpoint, reference: &Reference, blob: &Descriptor, partial: &Path) -> Result<(), RegistryError> {
+    async fn blob_at(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        blob: &Descriptor,
+        partial: &Path,
+        whole: OnWhole<'_>,
+    ) -> Result<(), RegistryError> {
         let request = Request::get(endpoint.blob(reference.repository(), &blob.digest.to_string())?);
         let mut authorization = Authorization::new(endpoint, Subject::Repository(reference));
         loop {
             let signed = authorization.sign(self, &request).await;
-            let error = match self.client.download(&download(signed, blob, partial), self.progress).await {
+            let wanted = download(signed, blob, partial);
+            let error = match self.client.download_and(&wanted, self.progress, || whole(partial)).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };

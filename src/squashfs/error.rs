@@ -28,7 +28,7 @@ impl SquashfsError {
         }
     }
 
-    pub(super) fn damaged(what: &'static str, at: u64) -> SquashfsError {
+    pub(crate) fn damaged(what: &'static str, at: u64) -> SquashfsError {
         SquashfsError::Damaged { what, at }
     }
 }

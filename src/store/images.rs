@@ -163,7 +163,7 @@ pub struct ImageDraft {
     folder: PathBuf,
 }
 
-const ROOTFS: &str = "rootfs";
+pub(super) const ROOTFS: &str = "rootfs";
 /// The file of [`Place::File`] that lies in the store.
 const SIF: &str = "image.sif";
 const INFO: &str = "image.json";
@@ -275,6 +275,11 @@ impl ImageDraft {
         let meta = fs::metadata(&to).map_err(StoreError::at("look at", &to))?;
         let (path, stamp) = (SIF.into(), Stamp::of(&meta));
         Ok(Place::File { path, offset, stamp })
+    }
+
+    /// Where the list of its files' checksums is to be made ([`super::write_checksum`]).
+    pub fn checksums(&self) -> PathBuf {
+        self.folder.join(super::verify::CHECKSUMS)
     }
 
     /// A folder for files that are needed meanwhile; on the same file system as the image.

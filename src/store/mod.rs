@@ -6,6 +6,7 @@
 //! ├── images/sha256-abcd…/         one image, named by its manifest's digest (a SIF file on disk: by its own)
 //! │   ├── rootfs/                  unpacked layers; or `image.sif`, a second name of a blob; or neither, where the
 //! │   │                            image is a file or folder of the user's that is used where it lies
+//! │   ├── checksums                of the files in it, as `sha256sum` writes them
 //! │   └── image.json               source, config: written last, so that it marks a whole image
 //! ├── data/sha256-abcd…/           one data set, named by its identity: files hard-linked from blobs
 //! ├── tags/                        tag → digest, with the time it was asked
@@ -20,15 +21,19 @@ mod folder;
 mod images;
 mod locks;
 mod prune;
+mod readable;
 mod remove;
 mod scratch;
 mod tags;
+mod verify;
 
 pub use error::StoreError;
 pub use folder::Store;
 pub use images::{ImageDraft, ImageInfo, Place, Stamp, StoredImage, StoredLayer, StoredRoot};
 pub use locks::Guard;
 pub use prune::{Prune, Space};
+pub use readable::{OpenFolders, open_own};
 pub use remove::remove_tree;
 pub use scratch::Scratch;
 pub use tags::Tag;
+pub use verify::{Damage, Verified, write_checksum};

@@ -6,6 +6,7 @@
 mod check;
 mod edit;
 mod model;
+mod packed;
 pub(crate) mod paths;
 mod problem;
 mod raw;
@@ -19,6 +20,7 @@ pub use model::{
     App, Array, Bind, BindMode, Command, DataFile, DataSet, DataSource, Image, Need, Resources, Retry, RetryCause, Scale, SlurmOptions,
     Stage, StageName, StageUser, Template, Workflow,
 };
+pub use packed::PackedApp;
 pub use problem::Problem;
 pub(crate) use problem::nearest;
 pub use template::TemplateError;

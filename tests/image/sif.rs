@@ -140,7 +140,7 @@ fn what_the_image_has_is_kept_where_apptainer_only_needs_a_place() {
     ];
     let mut merged = bench.merge(Packing::Plain, &[layer]).unwrap();
     write(&bench, &mut merged, &SquashfsOptions::default());
-    dvrun::image::write_folder(&merged, &bench.out()).unwrap();
+    dvrun::image::write_folder(&merged, &bench.out(), None).unwrap();
     let out = bench.out();
     assert_eq!(fs::metadata(out.join("tmp")).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(fs::read(out.join("etc/passwd")).unwrap(), b"root:x:0:0");
@@ -170,7 +170,7 @@ fn an_addition_that_cannot_be_is_an_error_and_the_tree_stays_usable() {
         };
         assert!(merged.add(&[addition], &bench.scratch()).is_err(), "{path}");
     }
-    dvrun::image::write_folder(&merged, &bench.out()).unwrap();
+    dvrun::image::write_folder(&merged, &bench.out(), None).unwrap();
     assert_eq!(fs::read(bench.out().join("a")).unwrap(), b"x");
 }
 

@@ -126,7 +126,7 @@ fn the_process_that_is_killed() {
             diff_id: None,
         },
     );
-    write_folder(&layers.finish().unwrap(), &draft.rootfs()).unwrap();
+    write_folder(&layers.finish().unwrap(), &draft.rootfs(), None).unwrap();
     println!("{WRITTEN}");
     std::io::stdin().read_exact(&mut [0]).expect("killed before anything comes");
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use rayon::prelude::*;
 
@@ -72,27 +73,45 @@ pub(super) fn write(merged: &Merged, output: &Output, start: u64) -> io::Result<
     };
     let pool = Pool::default();
     let ahead = 4 * rayon::current_num_threads().max(1) + 4;
-    // In place: this thread only writes, the pool's only compress.
-    rayon::in_place_scope(|scope| {
-        let mut waiting: VecDeque<(&Job, Receiver<io::Result<Packed>>)> = VecDeque::new();
-        for job in &jobs {
-            if waiting.len() == ahead {
+    // What is written is brought to disk meanwhile, so that little of it is left to wait for at the end.
+    let (nudge, nudged) = sync_channel::<()>(1);
+    thread::scope(|threads| {
+        let flusher = threads.spawn(move || nudged.iter().try_for_each(|()| output.file.sync_data()));
+        // In place: this thread only writes, the pool's only compress.
+        let written = rayon::in_place_scope(|scope| {
+            let mut flushed = start;
+            let mut waiting: VecDeque<(&Job, Receiver<io::Result<Packed>>)> = VecDeque::new();
+            for job in &jobs {
+                if waiting.len() == ahead {
+                    settle(&mut waiting, &mut bodies, output, &pool)?;
+                }
+                if bodies.end - flushed >= FLUSH {
+                    flushed = bodies.end;
+                    // One that is still at it will come to these bytes the next time.
+                    nudge.try_send(()).unwrap_or_default();
+                }
+                let (sender, receiver) = sync_channel(1);
+                let pool = &pool;
+                scope.spawn(move |_| {
+                    // The receiver is gone when an earlier block failed: then nobody wants this one.
+                    drop(sender.send(pack(merged, output, job, pool)));
+                });
+                waiting.push_back((job, receiver));
+            }
+            while !waiting.is_empty() {
                 settle(&mut waiting, &mut bodies, output, &pool)?;
             }
-            let (sender, receiver) = sync_channel(1);
-            let pool = &pool;
-            scope.spawn(move |_| {
-                // The receiver is gone when an earlier block failed: then nobody wants this one.
-                drop(sender.send(pack(merged, output, job, pool)));
-            });
-            waiting.push_back((job, receiver));
-        }
-        while !waiting.is_empty() {
-            settle(&mut waiting, &mut bodies, output, &pool)?;
-        }
-        Ok(bodies)
-    })
+            Ok(())
+        });
+        drop(nudge);
+        let flushed = flusher.join().map_err(|_| io::Error::other("the thread that flushes panicked"))?;
+        written.and(flushed)
+    })?;
+    Ok(bodies)
 }
+
+/// In bytes: how much is written before it is flushed.
+const FLUSH: u64 = 32 << 20;
 
 /// The distinct contents, in the order in which the layers hold them, and which inode has which.
 fn unique(merged: &Merged) -> io::Result<(Vec<&Body>, HashMap<InodeId, usize>)> {
