@@ -26,7 +26,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("image", &["oci", "sif", "squashfs", "store"]),
     ("runtime", &["oci", "squashfs"]),
     ("state", &["plan", "workflow"]),
-    ("engine", &["binds", "lock", "oci", "plan", "runtime", "sif", "state", "store", "workflow"]),
+    (
+        "engine",
+        &["binds", "lock", "oci", "plan", "runtime", "sif", "state", "store", "workflow"],
+    ),
     (
         "fetch",
         &[

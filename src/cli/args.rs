@@ -8,8 +8,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::failure::{Failure, Outcome, exit};
 use super::settings::Settings;
 use super::{
-    apps, cancel, doctor, efficiency, exec, explain, fetch, hold, image, inspect, login, logout, logs, plan, profile, pull, push, rerun, run, run_app, runs,
-    say, shell, shell_help, status, submit, tags, task, validate, wait, whoami, why,
+    apps, cancel, doctor, efficiency, exec, explain, fetch, hold, image, inspect, login, logout, logs, plan, profile, pull, push, rerun,
+    run, run_app, runs, say, shell, shell_help, status, submit, tags, task, validate, wait, whoami, why,
 };
 use crate::engine::slurm::Hold;
 

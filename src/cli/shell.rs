@@ -40,6 +40,9 @@ fn shell(root: &Root) -> Result<String, Failure> {
             return Ok(shell);
         }
     }
-    let failure = Failure::message(exit::NOT_FOUND, format!("the image has no shell (looked for bash and sh in {DEFAULT_PATH})"));
+    let failure = Failure::message(
+        exit::NOT_FOUND,
+        format!("the image has no shell (looked for bash and sh in {DEFAULT_PATH})"),
+    );
     Err(failure.hint("run its own program: dvrun exec IMAGE"))
 }

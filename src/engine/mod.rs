@@ -6,8 +6,8 @@
 mod efficiency;
 mod explain;
 mod graph;
-pub mod local;
 mod image;
+pub mod local;
 mod memory;
 mod outputs;
 mod overlap;

@@ -31,7 +31,7 @@ pub fn stage(name: &str, count: u32, needs: &[&str]) -> Stage {
         resources: Resources::default(),
         outputs: Vec::new(),
         workdir: None,
-                user: StageUser::default(),
+        user: StageUser::default(),
         retry: Default::default(),
         slurm: Default::default(),
     }

@@ -61,7 +61,9 @@ impl FetchError {
             FetchError::Source { source, .. } => source.hint(),
             FetchError::Platform { .. } => None,
             FetchError::Image { source, .. } => source.hint(),
-            FetchError::File { .. } => Some("the path of an image file is relative to the workflow file; `dvrun pull REF -o FILE.sif` makes one".to_owned()),
+            FetchError::File { .. } => {
+                Some("the path of an image file is relative to the workflow file; `dvrun pull REF -o FILE.sif` makes one".to_owned())
+            }
             FetchError::Moved { .. } => Some("run the same command again".to_owned()),
             FetchError::Pull { source, .. } => source.hint(),
             FetchError::Store(source) => source.hint(),

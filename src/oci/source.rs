@@ -107,7 +107,9 @@ impl FromStr for Source {
 /// The path in `text` when it names an image that is one file, by its ending: `x.sif`, `/images/x.squashfs`.
 pub fn image_file(text: &str) -> Option<&Path> {
     let path = Path::new(text);
-    let named = path.extension().is_some_and(|ending| ["sif", "sqfs", "squashfs"].iter().any(|known| ending == *known));
+    let named = path
+        .extension()
+        .is_some_and(|ending| ["sif", "sqfs", "squashfs"].iter().any(|known| ending == *known));
     // A scheme, or a host with a port.
     (named && !text.contains(':')).then_some(path)
 }

@@ -57,11 +57,7 @@ impl Tree {
     /// A folder or file that cannot be opened, or is no image.
     pub fn open(root: &Root) -> Result<Tree, LookError> {
         Ok(match root {
-            Root::Folder(folder) => Tree::Folder(open(
-                folder,
-                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )?),
+            Root::Folder(folder) => Tree::Folder(open(folder, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?),
             Root::Squashfs { file, offset, .. } => {
                 let opened = File::open(file).map_err(|error| Os::from(&error))?;
                 Tree::Squashfs(Box::new(Squashfs::open(opened, *offset, CACHE)?))

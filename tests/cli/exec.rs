@@ -42,12 +42,19 @@ impl Here {
     /// The fixture's root as a SquashFS file.
     fn packed(&self) -> Option<String> {
         let there = Command::new("mksquashfs").arg("-version").output().is_ok();
-        if !lane("mksquashfs: not installed", there) || !lane("/dev/fuse with mode 0666", fs::File::options().read(true).write(true).open("/dev/fuse").is_ok()) {
+        if !lane("mksquashfs: not installed", there)
+            || !lane(
+                "/dev/fuse with mode 0666",
+                fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
+            )
+        {
             return None;
         }
         let image = self.sandbox.work().join("image.squashfs");
         let mut pack = Command::new("mksquashfs");
-        pack.arg(self.fixture.root()).arg(&image).args(["-noappend", "-quiet", "-no-progress"]);
+        pack.arg(self.fixture.root())
+            .arg(&image)
+            .args(["-noappend", "-quiet", "-no-progress"]);
         finish(&mut pack).ok();
         Some(image.display().to_string())
     }
@@ -61,12 +68,19 @@ fn the_status_is_the_programs_or_a_shells_for_what_cannot_start() {
     let here = Here::new();
     finish(&mut here.exec(&[], &["sh", "-c", "exit 41"])).exits(41);
     finish(&mut here.exec(&[], &["sh", "-c", "kill -TERM $$"])).exits(143);
-    finish(&mut here.exec(&[], &["nosuch"])).exits(127).complains("no program `nosuch`").complains("hint: ");
+    finish(&mut here.exec(&[], &["nosuch"]))
+        .exits(127)
+        .complains("no program `nosuch`")
+        .complains("hint: ");
     finish(&mut here.exec(&[], &["/bin/nosuch"])).exits(127);
-    finish(&mut here.exec(&[], &["/data/file"])).exits(126).complains("cannot be executed");
+    finish(&mut here.exec(&[], &["/data/file"]))
+        .exits(126)
+        .complains("cannot be executed");
     finish(&mut here.exec(&[], &["/data"])).exits(126);
     // There is nothing to run in a folder that says nothing.
-    finish(&mut here.dvrun("exec", &[], &[])).exits(2).complains("neither an entry point nor a default command");
+    finish(&mut here.dvrun("exec", &[], &[]))
+        .exits(2)
+        .complains("neither an entry point nor a default command");
 }
 
 #[test]
@@ -81,7 +95,9 @@ fn a_working_directory_that_is_asked_for_must_be_there() {
         .complains("the working directory /nowhere cannot be used")
         .complains("choose a folder that exists");
     finish(&mut here.exec(&["--pwd", "/data/file"], &["pwd"])).exits(2);
-    finish(&mut here.exec(&["--pwd", "data"], &["pwd"])).exits(2).complains("not an absolute path");
+    finish(&mut here.exec(&["--pwd", "data"], &["pwd"]))
+        .exits(2)
+        .complains("not an absolute path");
 }
 
 #[test]
@@ -94,16 +110,24 @@ fn binds_and_variables() {
     fs::write(here.fixture.on_host("seen"), "seen").expect("a file");
     let bind = |words: &str| format!("{host}:/work{words}");
     let write = ["sh", "-c", "cat /work/seen; echo x > /work/new"];
-    finish(&mut here.exec(&["-B", &bind(":ro")], &write)).exits(1).says("seen").complains("Read-only");
+    finish(&mut here.exec(&["-B", &bind(":ro")], &write))
+        .exits(1)
+        .says("seen")
+        .complains("Read-only");
     finish(&mut here.exec(&["-B", &bind(":rw,optional")], &write)).ok().says("seen");
     assert_eq!(fs::read_to_string(here.fixture.on_host("new")).expect("it was written"), "x\n");
     finish(&mut here.exec(&["--bind", "/nowhere:/work"], &["true"]))
         .exits(2)
         .complains("/nowhere, to be bound to /work, does not exist");
     finish(&mut here.exec(&["--bind", "/nowhere:/work:optional"], &["true"])).ok();
-    finish(&mut here.exec(&["--bind", "/etc:relative"], &["true"])).exits(2).complains("not absolute");
+    finish(&mut here.exec(&["--bind", "/etc:relative"], &["true"]))
+        .exits(2)
+        .complains("not absolute");
 
-    let mut command = here.exec(&["--env", "A=1=2", "-e", "OUTSIDE", "-e", "NOSUCH"], &["sh", "-c", "echo $A $OUTSIDE ${HIDDEN-none}"]);
+    let mut command = here.exec(
+        &["--env", "A=1=2", "-e", "OUTSIDE", "-e", "NOSUCH"],
+        &["sh", "-c", "echo $A $OUTSIDE ${HIDDEN-none}"],
+    );
     finish(command.env("OUTSIDE", "taken over").env("HIDDEN", "x"))
         .ok()
         .complains("there is no such variable")
@@ -116,27 +140,37 @@ fn writes_are_refused_forgotten_or_kept() {
         return;
     }
     let here = Here::new();
-    let change = ["sh", "-c", "echo changed > /data/file && rm /etc/group && mkdir /new"];
-    let look = ["sh", "-c", "cat /data/file; ls -d /new"];
+    fs::write(here.fixture.root().join("data/gone"), "").expect("a file of the image");
+    let change = ["sh", "-c", "echo changed > /data/file && rm /data/gone && mkdir /new"];
+    let look = ["sh", "-c", "cat /data/file; test -e /data/gone && echo there; ls -d /new"];
     finish(&mut here.exec(&[], &change)).exits(1);
     finish(&mut here.exec(&["--writable-tmpfs"], &change)).ok();
     let layer = here.sandbox.work().join("layer").display().to_string();
     finish(&mut here.exec(&["--overlay", &layer], &change)).ok();
     assert_eq!(finish(&mut here.exec(&["--overlay", &layer], &look)).ok().stdout, "changed\n/new\n");
     assert!(finish(&mut here.exec(&[], &look)).exits(1).stdout.starts_with("of the image"));
-    assert_eq!(fs::read_to_string(here.fixture.root().join("data/file")).expect("it is there"), "of the image\n");
+    assert_eq!(
+        fs::read_to_string(here.fixture.root().join("data/file")).expect("it is there"),
+        "of the image\n"
+    );
 
     // One at a time.
     let mut first = Running::start(&mut here.exec(&["--overlay", &layer], &["sh", "-c", "touch /new/started; sleep 1000"]));
     let started = Path::new(&layer).join("upper/new/started");
     first.reaches("the first has begun", || started.exists());
-    finish(&mut here.exec(&["--overlay", &layer], &look)).exits(3).complains("another container is writing to it");
+    finish(&mut here.exec(&["--overlay", &layer], &look))
+        .exits(3)
+        .complains("another container is writing to it");
     drop(first);
     wait_until("the layer is free", Duration::from_secs(60), || {
         finish(&mut here.exec(&["--overlay", &layer], &["true"])).status.success()
     });
-    finish(&mut here.exec(&["--overlay", "/nowhere/layer"], &look)).exits(3).complains("make the folder that it lies in");
-    finish(&mut here.exec(&["--overlay", "/etc"], &look)).exits(3).complains("cannot take the container's writes");
+    finish(&mut here.exec(&["--overlay", "/nowhere/layer"], &look))
+        .exits(3)
+        .complains("make the folder that it lies in");
+    finish(&mut here.exec(&["--overlay", "/etc"], &look))
+        .exits(3)
+        .complains("cannot take the container's writes");
     finish(&mut here.exec(&["--overlay", &layer, "--writable-tmpfs"], &look)).exits(2);
 }
 
@@ -196,8 +230,17 @@ fn a_shell_takes_what_the_image_has() {
     for image in images {
         let mut command = here.sandbox.dvrun();
         command.args(["shell", &image]).env("SHELL", "/usr/bin/nosuch-shell");
-        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
-        shell.stdin.take().expect("it was asked for").write_all(b"echo $((6*7)); exit 9\n").expect("it reads");
+        let mut shell = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        shell
+            .stdin
+            .take()
+            .expect("it was asked for")
+            .write_all(b"echo $((6*7)); exit 9\n")
+            .expect("it reads");
         let ended = shell.wait_with_output().expect("it ends");
         assert_eq!((ended.stdout.as_slice(), ended.status.code()), (&b"42\n"[..], Some(9)));
     }
@@ -252,7 +295,11 @@ fn a_shell_has_a_terminal_that_follows_the_callers() {
         .expect("a terminal");
     until("49");
     assert_eq!(shell.wait().expect("it ends").code(), Some(6));
-    assert_eq!(tcgetattr(&person.slave).expect("a terminal"), before, "the caller's terminal is as it was");
+    assert_eq!(
+        tcgetattr(&person.slave).expect("a terminal"),
+        before,
+        "the caller's terminal is as it was"
+    );
     finish(&mut here.exec(&["--tty"], &["true"])).exits(2).complains("no terminal");
 }
 
@@ -265,10 +312,24 @@ fn the_doctor_knows_a_host_and_what_it_forbids() {
     let report = finish(here.sandbox.dvrun().args(["doctor", "--json"])).ok().json();
     let check = |name: &str| {
         let checks = report["checks"].as_array().expect("a list");
-        checks.iter().find(|check| check["name"] == name).cloned().unwrap_or_else(|| panic!("{name} in {report:#}"))
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .cloned()
+            .unwrap_or_else(|| panic!("{name} in {report:#}"))
     };
     assert_eq!((&report["ok"], &check("containers")["state"]), (&true.into(), &"ok".into()));
-    for name in ["writable layer", "image files", "seccomp", "cgroups", "scratch", "cache", "slurm", "apptainer", "registries"] {
+    for name in [
+        "writable layer",
+        "image files",
+        "seccomp",
+        "cgroups",
+        "scratch",
+        "cache",
+        "slurm",
+        "apptainer",
+        "registries",
+    ] {
         assert!(check(name)["what"].as_str().is_some_and(|what| !what.is_empty()), "{name}");
     }
     finish(here.sandbox.dvrun().arg("doctor")).ok().says("ok    containers");
@@ -293,4 +354,39 @@ fn the_doctor_knows_a_host_and_what_it_forbids() {
         .complains("user.max_user_namespaces is 0")
         .complains(hint)
         .complains("Apptainer");
+}
+
+#[test]
+fn a_stage_runs_in_an_image_file_and_damage_is_told() {
+    if !ready() {
+        return;
+    }
+    let here = Here::new();
+    let lines: String = (0..200_000).map(|at| format!("line {at}\n")).collect();
+    fs::write(here.fixture.root().join("data/lines"), lines).expect("a file of the image");
+    let Some(image) = here.packed() else { return };
+    here.sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: file\nimages: {tools: image.squashfs}\nstages:\n  read: {image: tools, user: root, run: 'id -u > who; cat /data/lines > /dev/null', outputs: [who]}\n",
+    );
+    let run = || finish(here.sandbox.dvrun().args(["run", "flow.yaml"]));
+    run().ok();
+    assert_eq!(here.sandbox.read("who"), "0\n");
+    // The same bytes: nothing runs again.
+    assert_eq!(finish(here.sandbox.dvrun().args(["run", "flow.yaml", "--json"])).json()["tasks"], 0);
+    // Some part of the file is the lines'; of the others some are the shell's own.
+    let good = fs::read(&image).expect("it was packed");
+    let told = (1..12).any(|part| {
+        let mut bad = good.clone();
+        bad[good.len() * part / 12..][..64].fill(0x55);
+        fs::write(&image, bad).expect("the sandbox is writable");
+        let ended = run();
+        ended.status.code() == Some(1) && ended.stderr.contains("the image is damaged") && {
+            finish(here.sandbox.dvrun().args(["explain", "read"])).says("the image is damaged");
+            true
+        }
+    });
+    assert!(told, "no damage was noticed");
+    fs::remove_file(&image).expect("it was there");
+    run().exits(3).complains("image `tools` cannot be read");
 }

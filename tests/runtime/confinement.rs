@@ -269,14 +269,27 @@ fn probe() {
         tell(name, number, [0; 4]);
     }
     tell("unshare", libc::SYS_unshare, [libc::CLONE_NEWUSER as usize, 0, 0, 0]);
-    tell("clone", libc::SYS_clone, [libc::CLONE_NEWUSER as usize | libc::SIGCHLD as usize, 0, 0, 0]);
+    tell(
+        "clone",
+        libc::SYS_clone,
+        [libc::CLONE_NEWUSER as usize | libc::SIGCHLD as usize, 0, 0, 0],
+    );
     tell("clone3", libc::SYS_clone3, [0; 4]);
     tell("ioctl", libc::SYS_ioctl, [0, libc::TIOCSTI as usize, c"x".as_ptr() as usize, 0]);
     // What debuggers and MPI need.
     let (from, mut to) = ([7u8; 8], [0u8; 8]);
-    let (local, remote) = (std::io::IoSliceMut::new(&mut to), nix::sys::uio::RemoteIoVec { base: from.as_ptr() as usize, len: 8 });
+    let (local, remote) = (
+        std::io::IoSliceMut::new(&mut to),
+        nix::sys::uio::RemoteIoVec {
+            base: from.as_ptr() as usize,
+            len: 8,
+        },
+    );
     let read = nix::sys::uio::process_vm_readv(nix::unistd::Pid::this(), &mut [local], &[remote]);
-    println!("call process_vm_readv {}", read.map_or_else(|errno| errno as i32, |_| i32::from(to != from)));
+    println!(
+        "call process_vm_readv {}",
+        read.map_or_else(|errno| errno as i32, |_| i32::from(to != from))
+    );
     println!("call thread {}", i32::from(std::thread::spawn(|| ()).join().is_err()));
     #[cfg(target_arch = "x86_64")]
     {

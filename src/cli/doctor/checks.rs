@@ -37,7 +37,11 @@ fn containers(settings: &Settings) -> Vec<Finding> {
         Ok(folder) => folder,
         Err(error) => {
             let what = format!("cannot make a folder to try one in: {error}");
-            return vec![Finding::fail("containers", what, Some("set TMPDIR to a folder that you may write to".to_owned()))];
+            return vec![Finding::fail(
+                "containers",
+                what,
+                Some("set TMPDIR to a folder that you may write to".to_owned()),
+            )];
         }
     };
     let attempt = |writable| runtime::try_container(&settings.exe, empty.path(), writable);
@@ -124,7 +128,11 @@ fn scratch(folder: &Path) -> Finding {
     let place = Place::of(folder);
     let what = place.told(folder);
     if place.is_shared() {
-        return Finding::warn(name, what, "a folder on the node's own disk is faster and disturbs nobody: `scratch` in the configuration");
+        return Finding::warn(
+            name,
+            what,
+            "a folder on the node's own disk is faster and disturbs nobody: `scratch` in the configuration",
+        );
     }
     match place.free {
         Some(free) if free < LITTLE => Finding::warn(name, what, "tasks get little room for temporary files"),
@@ -152,7 +160,11 @@ fn cache(folder: &Path) -> Finding {
 fn slurm() -> Finding {
     let name = "slurm";
     match said("sbatch", "--version") {
-        None => Finding::warn(name, "there is no sbatch on PATH", "`dvrun run` works here; `dvrun submit` needs a host of the cluster"),
+        None => Finding::warn(
+            name,
+            "there is no sbatch on PATH",
+            "`dvrun run` works here; `dvrun submit` needs a host of the cluster",
+        ),
         Some(version) => match said("scontrol", "ping") {
             Some(ping) if ping.contains("UP") => Finding::ok(name, version),
             _ => Finding::warn(
@@ -165,7 +177,9 @@ fn slurm() -> Finding {
 }
 
 fn apptainer() -> Finding {
-    let found = ["apptainer", "singularity"].into_iter().find_map(|program| said(program, "--version"));
+    let found = ["apptainer", "singularity"]
+        .into_iter()
+        .find_map(|program| said(program, "--version"));
     Finding::ok("apptainer", found.unwrap_or_else(|| "none, and none is needed".to_owned()))
 }
 
@@ -173,7 +187,13 @@ fn registries(settings: &Settings) -> Finding {
     let name = "registries";
     let file = match credentials::docker(settings.home.as_deref()) {
         Ok(file) => file,
-        Err(_) => return Finding::warn(name, "there is no place for credentials: HOME is not set", "set HOME, or DOCKER_CONFIG"),
+        Err(_) => {
+            return Finding::warn(
+                name,
+                "there is no place for credentials: HOME is not set",
+                "set HOME, or DOCKER_CONFIG",
+            );
+        }
     };
     let mut parts = vec![match file.is_file() {
         true => format!("credentials in {}", file.display()),
@@ -202,7 +222,9 @@ impl Place {
         let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
         let mounts = table.split(|&byte| byte == b'\n').filter_map(mount);
         // Of those that are as near, the last one covers the others.
-        let nearest = mounts.filter(|(point, _)| real.starts_with(point)).max_by_key(|(point, _)| point.components().count());
+        let nearest = mounts
+            .filter(|(point, _)| real.starts_with(point))
+            .max_by_key(|(point, _)| point.components().count());
         let free = nix::sys::statvfs::statvfs(&real).ok();
         Place {
             kind: nearest.map_or_else(|| "an unknown file system".to_owned(), |(_, kind)| kind),
@@ -225,14 +247,20 @@ fn mount(line: &[u8]) -> Option<(PathBuf, String)> {
     let mut fields = line.split(|&byte| byte == b' ');
     let point = fields.nth(4)?;
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some((Path::new(OsStr::from_bytes(point)).to_owned(), String::from_utf8_lossy(kind).into_owned()))
+    Some((
+        Path::new(OsStr::from_bytes(point)).to_owned(),
+        String::from_utf8_lossy(kind).into_owned(),
+    ))
 }
 
 /// The first line that a program says; `None` where it is not there or fails.
 fn said(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    output.status.success().then(|| text.lines().next().unwrap_or_default().trim().to_owned())
+    output
+        .status
+        .success()
+        .then(|| text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 /// The text of a file; empty where it cannot be read, which then says as much as its absence.
