@@ -109,8 +109,8 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
         ));
     }
     steps.extend(defaults(container, identity));
-    resolve_all(&mut steps, resolve);
-    for step in &steps {
+    for step in &mut steps {
+        step.target = resolve(&step.target);
         if step.target == Path::new("/") && step.what != What::Folder {
             return Err(RuntimeError::invalid("something is to be mounted on the root itself"));
         }
@@ -123,29 +123,6 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
     // Stable, and paths compare by component: `/a` < `/a/b` < `/a.b`.
     steps.sort_by(|a, b| a.target.cmp(&b.target));
     Ok(steps)
-}
-
-/// Below what another step mounts the image's links mean nothing, and the image is not asked.
-fn resolve_all(steps: &mut [Step], resolve: impl Fn(&Path) -> PathBuf) {
-    let mut order: Vec<usize> = (0..steps.len()).collect();
-    // An outer target before an inner one.
-    order.sort_by(|&a, &b| steps[a].target.cmp(&steps[b].target));
-    let mut mounted: Vec<(PathBuf, PathBuf)> = Vec::new();
-    for index in order {
-        let step = &mut steps[index];
-        let written = std::mem::take(&mut step.target);
-        let outer = mounted
-            .iter()
-            .rev()
-            .find_map(|(outer, resolved)| Some((resolved, written.strip_prefix(outer).ok()?)));
-        step.target = match outer {
-            Some((resolved, rest)) if !written.components().any(|part| part == Component::ParentDir) => resolved.join(rest),
-            _ => resolve(&written),
-        };
-        if !matches!(step.what, What::Folder | What::Link(_)) {
-            mounted.push((written, step.target.clone()));
-        }
-    }
 }
 
 fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
