@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::args::Global;
 use super::container::{self, ContainerOptions};
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome, exit};
 use super::images;
 use super::settings::Settings;
 use crate::runtime;
@@ -21,16 +21,18 @@ pub struct Arguments {
     options: ContainerOptions,
     /// docker://…, oras://…, oci:DIR[:TAG], a SIF or SquashFS file, a root folder, or a digest from `image ls`
     image: String,
-    /// The app's name
-    app: String,
-    /// The app's arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+    /// The app's name, and its arguments
+    // One list, so that not even `--help` after the name is ours.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_names = ["APP", "ARGS"])]
+    app: Vec<String>,
 }
 
 pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outcome {
     let image = images::rootfs(&arguments.image, arguments.options.offline.into(), global, settings)?;
-    let app = runtime::app(&image.root, &arguments.app, &arguments.args)?;
+    let [name, args @ ..] = arguments.app.as_slice() else {
+        return Err(Failure::message(exit::USAGE, "name the app: dvrun run-app IMAGE APP"));
+    };
+    let app = runtime::app(&image.root, name, args)?;
     let container = arguments.options.container(&image, app.argv, app.env)?;
     container::run(&arguments.image, &container)
 }

@@ -140,8 +140,9 @@ fn writes_are_refused_forgotten_or_kept() {
         return;
     }
     let here = Here::new();
-    let change = ["sh", "-c", "echo changed > /data/file && rm /etc/group && mkdir /new"];
-    let look = ["sh", "-c", "cat /data/file; ls -d /new"];
+    fs::write(here.fixture.root().join("data/gone"), "").expect("a file of the image");
+    let change = ["sh", "-c", "echo changed > /data/file && rm /data/gone && mkdir /new"];
+    let look = ["sh", "-c", "cat /data/file; test -e /data/gone && echo there; ls -d /new"];
     finish(&mut here.exec(&[], &change)).exits(1);
     finish(&mut here.exec(&["--writable-tmpfs"], &change)).ok();
     let layer = here.sandbox.work().join("layer").display().to_string();
@@ -353,4 +354,39 @@ fn the_doctor_knows_a_host_and_what_it_forbids() {
         .complains("user.max_user_namespaces is 0")
         .complains(hint)
         .complains("Apptainer");
+}
+
+#[test]
+fn a_stage_runs_in_an_image_file_and_damage_is_told() {
+    if !ready() {
+        return;
+    }
+    let here = Here::new();
+    let lines: String = (0..200_000).map(|at| format!("line {at}\n")).collect();
+    fs::write(here.fixture.root().join("data/lines"), lines).expect("a file of the image");
+    let Some(image) = here.packed() else { return };
+    here.sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: file\nimages: {tools: image.squashfs}\nstages:\n  read: {image: tools, user: root, run: 'id -u > who; cat /data/lines > /dev/null', outputs: [who]}\n",
+    );
+    let run = || finish(here.sandbox.dvrun().args(["run", "flow.yaml"]));
+    run().ok();
+    assert_eq!(here.sandbox.read("who"), "0\n");
+    // The same bytes: nothing runs again.
+    assert_eq!(finish(here.sandbox.dvrun().args(["run", "flow.yaml", "--json"])).json()["tasks"], 0);
+    // Some part of the file is the lines'; of the others some are the shell's own.
+    let good = fs::read(&image).expect("it was packed");
+    let told = (1..12).any(|part| {
+        let mut bad = good.clone();
+        bad[good.len() * part / 12..][..64].fill(0x55);
+        fs::write(&image, bad).expect("the sandbox is writable");
+        let ended = run();
+        ended.status.code() == Some(1) && ended.stderr.contains("the image is damaged") && {
+            finish(here.sandbox.dvrun().args(["explain", "read"])).says("the image is damaged");
+            true
+        }
+    });
+    assert!(told, "no damage was noticed");
+    fs::remove_file(&image).expect("it was there");
+    run().exits(3).complains("image `tools` cannot be read");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 
 use dvrun::oci::Execution;
-use dvrun::runtime::{Root, RuntimeError, Status, Stdio, Stream, app, entrypoint, environment, script, spawn};
+use dvrun::runtime::{Root, RuntimeError, Status, Stdio, Stream, User, app, entrypoint, environment, script, spawn};
 
 use super::fixture::*;
 use crate::support::binary;
@@ -285,4 +285,29 @@ fn what_an_app_sees_of_scif() {
     let given: BTreeMap<String, String> = app.env.into_iter().collect();
     assert!(given.iter().all(|(name, value)| seen.get(name) == Some(value)), "{seen:?}");
     assert!(!seen.keys().any(|name| name.starts_with("dvrun")), "{seen:?}");
+}
+
+#[test]
+fn whom_an_image_names_is_the_caller_under_another_number() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fs::write(
+        fixture.root().join("etc/passwd"),
+        "root:x:0:0::/:/bin/sh\napp:x:1234:1235::/:/bin/sh\n",
+    )
+    .unwrap();
+    for (user, expected) in [("app", "1234 1235\napp\n"), ("77:78", "77 78\n"), ("", "0 0\nroot\n")] {
+        let mut container = fixture.shell("echo $(id -u) $(id -g); touch /work/made; whoami");
+        container.user = User::Image(user.to_owned());
+        container.binds = vec![bind(fixture.host(), "/work")];
+        let done = run(&container);
+        assert!(done.code == 0 && done.out.starts_with(expected), "{user}: {done:?}");
+        let made = fs::metadata(fixture.on_host("made")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), nix::unistd::getuid().as_raw());
+    }
+    let mut container = fixture.shell("true");
+    container.user = User::Image("nosuch".to_owned());
+    assert!(matches!(refused(&container), RuntimeError::User { reason, .. } if reason.contains("`nosuch`")));
 }
