@@ -102,7 +102,7 @@ fn devices_libraries_and_programs_of_the_driver_are_seen_and_no_c_library() {
                   echo $LD_LIBRARY_PATH $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER; echo x 2>/dev/null >/usr/local/nvidia/lib64/libcuda.so.1 || echo read-only";
     assert_eq!(
         inside(gpus, script),
-        "nvidia1\nnvidia-cap1\ntwo GPUs\nlibcuda.so.1\nlibnvidia-ml.so.1\n/usr/local/nvidia/lib64:/opt/lib 1 PCI_BUS_ID\nread-only\n"
+        "nvidia1\nnvidia-caps/nvidia-cap1\ntwo GPUs\nlibcuda.so.1\nlibnvidia-ml.so.1\n/usr/local/nvidia/lib64:/opt/lib 1 PCI_BUS_ID\nread-only\n"
     );
     assert_eq!(count_gpus(host.root()), 2);
 }
@@ -141,7 +141,7 @@ fn amd_has_devices_alone() {
     let gpus = host.find(&[("ROCR_VISIBLE_DEVICES", "0")]).unwrap();
     let script =
         "cat /dev/kfd /dev/dri/renderD129; echo $ROCR_VISIBLE_DEVICES $LD_LIBRARY_PATH; ls -d /usr/local/nvidia 2>/dev/null || echo none";
-    assert_eq!(inside(gpus, script), "kfd\nrenderD129\n0 /opt/lib\nnone\n");
+    assert_eq!(inside(gpus, script), "kfd\ndri/renderD129\n0 /opt/lib\nnone\n");
     assert_eq!(count_gpus(host.root()), 2);
 }
 

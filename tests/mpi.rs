@@ -91,7 +91,11 @@ fn four_ranks_on_two_nodes_give_the_numbers_of_one() {
         .iter()
         .flat_map(|folder| std::fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(&format!("dvrun-{}-", nix::unistd::geteuid())) && name.matches('.').count() >= 2)
+        .filter(|name| {
+            // JOB-STEP-NODE, and not PROCESS-NAME as a task's own.
+            let rest = name.strip_prefix(&format!("dvrun-{}-", nix::unistd::geteuid())).unwrap_or_default();
+            rest.split('-').count() == 3
+        })
         .collect();
     assert_eq!(left, Vec::<String>::new(), "the nodes' shared folders");
 }

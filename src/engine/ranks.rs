@@ -111,7 +111,7 @@ pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
     Ok(Rank {
         binds: folders(environment),
         place: value("SLURM_LOCALID").and_then(|place| place.parse().ok()).unwrap_or(0),
-        name: format!("{}.{}.{}", part("SLURM_JOB_ID"), part("SLURM_STEP_ID"), part("SLURM_NODEID")),
+        name: format!("{}-{}-{}", part("SLURM_JOB_ID"), part("SLURM_STEP_ID"), part("SLURM_NODEID")),
         env,
         socket,
     })

@@ -46,7 +46,7 @@ impl Scratch {
         }
     }
 
-    /// The folder of that name in `folder`, which all who hold it share.
+    /// The folder of that name in `folder`, which all who hold it share. A name has no dot.
     pub fn shared_in(folder: &Path, name: &str) -> io::Result<Scratch> {
         let path = folder.join(format!("{}{name}", prefix()));
         let lock_path = path.with_extension("lock");
@@ -149,8 +149,8 @@ mod tests {
     #[test]
     fn what_is_shared_goes_with_the_last() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Scratch::shared_in(dir.path(), "7.0.1").unwrap();
-        let second = Scratch::shared_in(dir.path(), "7.0.1").unwrap();
+        let first = Scratch::shared_in(dir.path(), "7-0-1").unwrap();
+        let second = Scratch::shared_in(dir.path(), "7-0-1").unwrap();
         fs::write(first.path().join("segment"), "x").unwrap();
         let path = second.path().to_owned();
         first.close().unwrap();
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         // What is another's, or no folder, is not used.
         fs::write(&path, "").unwrap();
-        Scratch::shared_in(dir.path(), "7.0.1").map(drop).unwrap_err();
+        Scratch::shared_in(dir.path(), "7-0-1").map(drop).unwrap_err();
     }
 
     #[test]
