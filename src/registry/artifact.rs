@@ -76,7 +76,7 @@ pub async fn sif_head(session: &Session<'_>, resolved: &ResolvedSif, length: u64
 /// Puts the SIF file at `path`, of `size` bytes and with this digest, into a registry. Gives the manifest's digest.
 ///
 /// # Errors
-/// As [`push`].
+/// The registry's refusal; what the network or the disk say.
 pub async fn push_sif(
     session: &Session<'_>,
     path: &Path,

@@ -54,7 +54,7 @@ pub async fn push(
 /// of what the tag names now.
 ///
 /// # Errors
-/// As [`push`].
+/// The registry's refusal; what the network or the disk say.
 pub async fn push_image(session: &Session<'_>, source: &Source, extent: &Extent, reference: &Reference) -> Result<Digest, RegistryError> {
     let endpoint = session.origin(reference).await?;
     let from = match source {
