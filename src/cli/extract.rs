@@ -12,7 +12,7 @@ use super::pull::refuse_existing;
 use crate::image::{ImageError, Merged, READ_CACHE, write_folder};
 use crate::sif::{self, Sif};
 use crate::squashfs::Squashfs;
-use crate::store::{Scratch, Store};
+use crate::store::{Scratch, Store, StoredRoot};
 
 /// Writes beside `folder` and renames, so that it appears whole or not at all.
 pub fn run(image: &str, folder: &Path, global: &Global, store: &Store) -> Result<(), Failure> {
@@ -26,9 +26,11 @@ pub fn run(image: &str, folder: &Path, global: &Global, store: &Store) -> Result
         let _lock = store.lock(&Store::image_lock(&stored.digest), || {
             eprintln!("  {image}: another process is at it; waiting")
         })?;
-        Merged::from_folder(&stored.rootfs())
-            .map_err(failed)
-            .and_then(|merged| write(&merged, folder))
+        let merged = match stored.root() {
+            StoredRoot::Folder(rootfs) => Merged::from_folder(&rootfs).map_err(failed)?,
+            StoredRoot::Squashfs { file, .. } => packed(&file)?,
+        };
+        write(&merged, folder)
     }?;
     if global.json {
         println!("{}", json!({"path": folder, "files": written}));
