@@ -19,8 +19,8 @@ use super::settings::{Settings, THIS_PROGRAM};
 use super::show;
 use super::task::place;
 use crate::engine::local::{self, Progress, Stop, Summary};
-use crate::engine::task::{Place, TimeLimit};
 use crate::engine::{Nodes, group};
+use crate::engine::{Place, TimeLimit};
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Mode, RunDir};
 

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::place::{Place, Runtime};
 use super::slurm::Step;
-use super::task::{Numbered, Place, Runtime};
+use super::task::Numbered;
 use super::watch::Watch;
 use crate::workflow::{Stage, StageName};
 

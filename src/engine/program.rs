@@ -12,9 +12,10 @@ use nix::unistd::Pid;
 
 use super::apart::Call;
 use super::image::{self, TaskImage};
+use super::place::{Place, Runtime};
 use super::ranks::{self, Rank};
 use super::scratch::Scratch;
-use super::task::{Place, Runtime, TaskError};
+use super::task::TaskError;
 use super::watch::{Cause, End, Ended, Watch};
 use crate::lock::LockedImage;
 use crate::plan::Task;

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{Place, Runtime, TaskError};
+use super::place::{Place, Runtime};
+use super::task::TaskError;
 use super::watch::Ended;
 use crate::plan::Task;
 use crate::runtime::{self, Mount};

@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 
 use super::Finding;
 use crate::cli::credentials;
-use crate::cli::settings::{Settings, THIS_PROGRAM};
+use crate::cli::settings::Settings;
 use crate::runtime::{self, ImageAccess, RuntimeError, Writable};
 
 /// Less room than this is soon used up.
@@ -44,7 +44,7 @@ fn containers(settings: &Settings) -> Vec<Finding> {
             )];
         }
     };
-    let attempt = |writable| runtime::try_container(Path::new(THIS_PROGRAM), empty.path(), writable);
+    let attempt = |writable| runtime::try_container(&settings.program.path, empty.path(), writable);
     let release = read("/proc/sys/kernel/osrelease");
     let mut findings = vec![match attempt(Writable::No) {
         Ok(()) => Finding::ok("containers", format!("user namespaces work (Linux {release})")),
