@@ -21,7 +21,7 @@ pub(super) enum Spool {
     Archive(File),
     /// The files of a SquashFS, as if they lay one behind the other.
     Squashfs {
-        image: Squashfs,
+        image: Box<Squashfs>,
         files: Vec<(u64, squashfs::Inode)>,
     },
     /// The files of a folder, likewise.
@@ -149,7 +149,10 @@ impl Merged {
     /// A damaged or hostile image.
     pub fn from_squashfs(image: Squashfs, name: &str) -> Result<Merged, ImageError> {
         match packed(&image) {
-            Ok(builder) => Ok(builder.finish(|files| Spool::Squashfs { image, files })),
+            Ok(builder) => {
+                let image = Box::new(image);
+                Ok(builder.finish(|files| Spool::Squashfs { image, files }))
+            }
             Err(Fault::Image(source)) => Err(ImageError::Packed {
                 image: name.to_owned(),
                 source,

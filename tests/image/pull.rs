@@ -148,3 +148,46 @@ fn a_full_disk_is_an_error_that_leaves_nothing() {
     }
     assert_eq!(fs::read_dir(sandbox.cache().join("v1/scratch")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_workflows_apps_are_written_into_the_file() {
+    let sandbox = Sandbox::new();
+    let reference = image(&sandbox);
+    let workflow = |word: &str| {
+        let apps = format!("{{say: {{help: Says it., run: [/bin/tool, \"{word}\"], env: {{A: \"b $c\"}}}}}}");
+        let text = format!(
+            "version: 1\nname: x\nparams: {{n: 3}}\nimages:\n  t: {{source: '{reference}', apps: {apps}}}\nstages:\n  s: {{image: t, app: say}}\n"
+        );
+        sandbox.write("x.yaml", text);
+    };
+    workflow("it's ${{ params.n }}");
+    finish(&mut pull(&sandbox, "t", &["--file", "x.yaml", "-o", "x.sif"])).ok();
+    let listed = finish(sandbox.dvrun().args(["apps", "x.sif"])).ok();
+    assert_eq!(listed.stdout, "say\n");
+    finish(sandbox.dvrun().args(["image", "extract", "x.sif", "x"])).ok();
+    let script = sandbox.read("x/scif/apps/say/scif/runscript");
+    assert!(script.contains(r#"'/bin/tool' 'it'"'"'s 3' "$@""#), "{script}");
+    assert_eq!(sandbox.read("x/scif/apps/say/scif/runscript.help"), "Says it.\n");
+    finish(&mut pull(&sandbox, "u", &["--file", "x.yaml", "-o", "y.sif"]))
+        .exits(2)
+        .complains("no image `u`")
+        .complains("it has t");
+    workflow("${{ array.index }}");
+    finish(&mut pull(&sandbox, "t", &["--file", "x.yaml", "-o", "y.sif"]))
+        .exits(2)
+        .complains("app `say`");
+    assert!(!sandbox.work().join("y.sif").exists());
+}
+
+#[test]
+fn what_a_killed_pull_left_is_swept_by_the_next() {
+    let sandbox = Sandbox::new();
+    let reference = image(&sandbox);
+    sandbox.write(".dvrun-1-abcdefgh/new/half", "half");
+    sandbox.write(".dvrun-1-abcdefgh.lock", "");
+    sandbox.write(".dvrun-mine", "mine");
+    finish(&mut pull(&sandbox, &reference, &["-o", "a.sif"])).ok();
+    let mut there = names(&sandbox.work());
+    there.sort();
+    assert_eq!(there, [sandbox.work().join(".dvrun-mine"), sandbox.work().join("a.sif")]);
+}
