@@ -9,6 +9,7 @@ use super::place::{Place, Runtime};
 use super::slurm::Step;
 use super::task::Numbered;
 use super::watch::Watch;
+use crate::runtime::Invocation;
 use crate::workflow::{Stage, StageName};
 
 /// Where that process is.
@@ -16,12 +17,6 @@ use crate::workflow::{Stage, StageName};
 pub(super) enum Apart {
     Here,
     Node(Arc<Step>),
-}
-
-/// How it is started.
-pub(super) struct Call {
-    pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
 }
 
 impl Apart {
@@ -56,7 +51,7 @@ impl Apart {
     }
 
     /// The command that starts a task. `gpus` are variables that choose its own.
-    pub fn call(&self, run: &Path, stage: &StageName, task: Numbered, place: &Place, gpus: &[(String, String)]) -> Call {
+    pub fn call(&self, run: &Path, stage: &StageName, task: Numbered, place: &Place, gpus: &[(String, String)]) -> Invocation {
         let (mut argv, mut env) = match self {
             Apart::Node(step) => (step.argv(), step.env()),
             Apart::Here => {
@@ -76,7 +71,7 @@ impl Apart {
         if let Apart::Node(_) = self {
             argv.push("--step".to_owned());
         }
-        Call { argv, env }
+        Invocation { argv, env }
     }
 }
 

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::apart::Call;
 use super::image::{self, TaskImage};
 use super::place::{Place, Runtime};
 use super::ranks::{self, Rank};
@@ -19,7 +18,9 @@ use super::task::TaskError;
 use super::watch::{Cause, End, Ended, Watch};
 use crate::lock::LockedImage;
 use crate::plan::Task;
-use crate::runtime::{self, Apptainer, Container, HostProgram, Io, MissingCwd, Mount, Running, RuntimeError, Stream, User, Writable};
+use crate::runtime::{
+    self, Apptainer, Container, HostProgram, Invocation, Io, MissingCwd, Mount, Running, RuntimeError, Stream, User, Writable,
+};
 use crate::state::RunDir;
 use crate::store::remove_tree;
 use crate::workflow::{Command, StageUser, Template};
@@ -91,7 +92,7 @@ pub(super) fn in_container(
                 environment: &place.host_env,
                 rank: rank.is_some(),
             };
-            let (argv, env) = runtime::apptainer(&apptainer, &container)?;
+            let Invocation { argv, env } = runtime::apptainer(&apptainer, &container)?;
             let end = group_of(&argv, &env, &task.cwd, supervision, output)?;
             closed(home, &place.scratch)?;
             end
@@ -320,7 +321,7 @@ pub(super) fn by_srun(
 
 /// Runs the command of a task in a process apart; what it complains of goes where this program's complaints go. One with a
 /// standard input learns from its end that this process is gone, and passes that on.
-pub(super) fn apart(call: &Call, cwd: &Path, stdin: Option<&File>, watch: &Watch) -> Result<Cause, TaskError> {
+pub(super) fn apart(call: &Invocation, cwd: &Path, stdin: Option<&File>, watch: &Watch) -> Result<Cause, TaskError> {
     let stderr = io::stderr()
         .as_fd()
         .try_clone_to_owned()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::apart::{Apart, Call};
+use super::apart::Apart;
 use super::group;
 use super::local::unstarted;
 use super::memory::Kills;
@@ -20,7 +20,7 @@ use super::slurm::{self, Ending, OwnJob};
 use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
-use crate::runtime::{AppError, GpuError, LaunchError, LookError, Mount, RuntimeError};
+use crate::runtime::{AppError, GpuError, Invocation, LaunchError, LookError, Mount, RuntimeError};
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::store;
 use crate::workflow::units::{Bytes, Seconds};
@@ -189,7 +189,7 @@ pub(super) fn apart(
     task: Numbered,
     records: &Records,
     apart: &Apart,
-    call: &Call,
+    call: &Invocation,
     place: &Place,
     watch: &Watch,
 ) -> io::Result<Record> {

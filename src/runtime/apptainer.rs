@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::container::{Container, Root, User, Writable};
 use super::error::RuntimeError;
+use super::host::Invocation;
 use super::mounts;
 
 /// How Apptainer is called.
@@ -26,7 +27,7 @@ pub struct Apptainer<'a> {
 ///
 /// # Errors
 /// [`RuntimeError::Invalid`] for what Apptainer cannot be told.
-pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<(Vec<String>, Vec<(String, String)>), RuntimeError> {
+pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<Invocation, RuntimeError> {
     mounts::check(container)?;
     let mut words = vec![text(how.program)?.to_owned()];
     // Nothing of the host but what is asked for, and no word of an argument or a variable evaluated once more.
@@ -82,7 +83,7 @@ pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<(Vec<Stri
     let (Root::Folder(root) | Root::Squashfs { file: root, .. }) = &container.root;
     words.push(text(root)?.to_owned());
     words.extend(container.argv.iter().cloned());
-    Ok((words, env))
+    Ok(Invocation { argv: words, env })
 }
 
 fn text(path: &Path) -> Result<&str, RuntimeError> {
@@ -142,7 +143,7 @@ mod tests {
             environment: &[("PATH".to_owned(), "/bin".to_owned())],
             rank,
         };
-        let (words, env) = apptainer(&how, container)?;
+        let Invocation { argv: words, env } = apptainer(&how, container)?;
         let env = env.into_iter().map(|(name, value)| format!("{name}={value}"));
         Ok(env.chain(words).collect())
     }

@@ -17,6 +17,13 @@ use nix::unistd::{Pid, chdir, getpid, getppid, setpgid};
 use super::exit::{Exit, Io, Usage};
 use super::sys::{self, Words};
 
+/// A command of the host: the program and its arguments, and its whole environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invocation {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+}
+
 /// What is started, and with what.
 pub struct HostProgram<'a> {
     /// The program, looked up along `PATH` of `env` where it has no slash, and its arguments.

@@ -50,7 +50,7 @@ pub use error::{Os, RuntimeError};
 pub use exit::{Exit, Io, Status, Usage};
 pub use forbidden::Forbidden;
 pub use gpu::{GpuError, Gpus, chosen as chosen_gpus, count as count_gpus, find as find_gpus, visible as visible_gpus};
-pub use host::{HostProgram, HostRunning, spawn_host};
+pub use host::{HostProgram, HostRunning, Invocation, spawn_host};
 pub use kernel::Kernel;
 pub use launch::{DEFAULT_PATH, LaunchError, entrypoint, environment, script, script_file};
 pub use look::LookError;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use dvrun::runtime::{Apptainer, Container, Writable, apptainer};
+use dvrun::runtime::{Apptainer, Container, Invocation, Writable, apptainer};
 
 use super::fixture::{Fixture, bind, bind_read_only, ready, run, set_mode};
 use crate::support::{as_root, finish, lane};
@@ -136,7 +136,7 @@ fn apptainer_does_what_the_table_says_as_root() {
             environment: &environment,
             rank: false,
         };
-        let (argv, variables) = apptainer(&how, &container).expect("a container that Apptainer can be told of");
+        let Invocation { argv, env: variables } = apptainer(&how, &container).expect("a container that Apptainer can be told of");
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).env_clear().envs(variables);
         command.env("HOST_ONLY", "seen").current_dir(Path::new("/"));

@@ -44,8 +44,8 @@ pub fn is_gpu(name: &str) -> bool {
 }
 
 fn is_driver(name: &str) -> bool {
-    let known = |start: &&str| name.starts_with(*start);
-    (name.starts_with("libnvidia-") && name.contains(".so") || DRIVER.iter().any(|start| known(&start))) && !name.starts_with(NOT_DRIVER)
+    (name.starts_with("libnvidia-") && name.contains(".so") || DRIVER.iter().any(|start| name.starts_with(start)))
+        && !name.starts_with(NOT_DRIVER)
 }
 
 /// Devices, libraries, programs and sockets.
