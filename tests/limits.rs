@@ -29,7 +29,7 @@ fn bytes_read_and_written_are_in_the_record_and_told() {
     assert_ordinary_user();
     let sandbox = Sandbox::new();
     let script = "head -c 5000000 /dev/zero >work/a; cat work/a >/tmp/again";
-    let file = sandbox.write("flow.yaml", flow(script, "{cpus: 1}"));
+    let file = sandbox.write("flow.yaml", flow(script, "{cpus: 1, memory: 100M}"));
     finish(sandbox.dvrun().arg("run").arg(&file)).ok();
     let record = record(&sandbox);
     for bytes in [record.read, record.written] {
@@ -44,14 +44,14 @@ fn bytes_read_and_written_are_in_the_record_and_told() {
 fn memory_is_limited_for_each_process_where_there_is_no_group_to_be_had() {
     assert_ordinary_user();
     let sandbox = Sandbox::new();
-    // A variable of 100 MB; the shell is told that there is no memory for it.
-    let script = "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo \"$x\" | wc -c >work/a";
+    // One block of 1,200 MiB, more than a process may reserve beside its 64; the program is told that there is no memory for it.
+    let script = "dd if=/dev/zero bs=1200M count=1 2>work/log | wc -c >work/a; grep -q '1+0 records out' work/log";
     let file = sandbox.write("flow.yaml", flow(script, "{cpus: 1, memory: 64M}"));
     finish(sandbox.dvrun().arg("run").arg(&file)).exits(1);
     assert!(matches!(record(&sandbox).outcome, Outcome::Failed { .. } | Outcome::OutOfMemory));
     let file = sandbox.write("flow.yaml", flow(script, "{cpus: 1, memory: 600M}"));
     finish(sandbox.dvrun().arg("run").arg(&file)).ok();
-    assert_eq!(sandbox.read("work/a"), "100000001\n");
+    assert_eq!(sandbox.read("work/a"), "1258291200\n");
 }
 
 /// Control groups of version 1 that an ordinary user may divide; gone when dropped.

@@ -19,6 +19,9 @@ use crate::workflow::Resources;
 
 const GROUPS: &str = "/proc/self/cgroup";
 const MOUNT: &str = "/sys/fs/cgroup";
+/// What a process may reserve beside what its task asks for. `RLIMIT_DATA` counts memory that was reserved and never written,
+/// which a control group does not: a program whose buffers stay empty must run with the memory that does under Slurm.
+const RESERVED: u64 = 1 << 30;
 /// Of a second, in microseconds: the kernel's usual period.
 const PERIOD: u64 = 100_000;
 
@@ -47,7 +50,7 @@ pub(super) fn limit(resources: &Resources) -> io::Result<Option<Group>> {
         && !group.as_ref().is_some_and(|group| group.memory)
     {
         let (_, most) = getrlimit(Resource::RLIMIT_DATA)?;
-        let memory = memory.0.min(most);
+        let memory = memory.0.saturating_add(RESERVED).min(most);
         setrlimit(Resource::RLIMIT_DATA, memory, memory)?;
     }
     Ok(group)

@@ -20,7 +20,7 @@ use super::slurm::{self, Ending, OwnJob};
 use super::watch::{Cause, End, Ended, Watch, attended};
 use crate::binds::ResolvedBind;
 use crate::plan::{self, Plan, Task};
-use crate::runtime::{AppError, GpuError, Invocation, LaunchError, LookError, Mount, RuntimeError};
+use crate::runtime::{AppError, GpuError, Invocation, Io, LaunchError, LookError, Mount, RuntimeError};
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::store;
 use crate::workflow::units::{Bytes, Seconds};
@@ -126,8 +126,13 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &Pl
     }
     let watch = Watch::new();
     let task = Numbered { index, attempt };
+    let before = Io::now();
     let record = attended(&watch, || once(run, &plan, &planned.stage, task, &records, place, &watch));
     let mut record = record.map_err(TaskError::Supervise)?.map_err(TaskError::Record)?;
+    // This process has no other task: what its programs did is what it waited for.
+    if let (None, Some(io)) = (record.read, Io::since(before)) {
+        (record.read, record.written) = (Some(io.read), Some(io.written));
+    }
     if let Some(job) = &place.own_job
         && retries(&planned.stage.retry, &record)
     {
@@ -366,7 +371,7 @@ pub fn rank(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &P
         stdout: stream(io::stdout().as_fd())?,
         stderr: stream(io::stderr().as_fd())?,
     };
-    let kills = Kills::now();
+    let (kills, before) = (Kills::now(), Io::now());
     let watch = Watch::new();
     let supervision = program::Supervision {
         watch: &watch,
@@ -382,7 +387,10 @@ pub fn rank(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &P
     let end = end.map_err(TaskError::Supervise)??;
     let exit = end.ended.exit;
     let report = Report {
-        ended: end.ended,
+        ended: Ended {
+            io: Io::since(before),
+            ..end.ended
+        },
         kills: kills.since(),
     };
     report.leave(reports, place)?;

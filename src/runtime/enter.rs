@@ -311,10 +311,16 @@ fn memory_file(name: &str, contents: &[u8]) -> Result<OwnedFd, RuntimeError> {
 
 fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {
     let Owner { uid, gid } = ids.inside;
+    let known = |file: &str| limited(regular(image, file));
+    // The one whom the image names is one of the image's; all others are known to the host.
+    let users = match container.user {
+        User::Image(_) => known("/etc/passwd"),
+        User::Caller | User::Root => limited(fs::File::open("/etc/passwd").ok()),
+    };
     let name = match uid {
         0 => "root".to_owned(),
         // A user of a directory service is not in the file: any name will do.
-        uid => identity::name_of(&limited(fs::File::open("/etc/passwd").ok()), uid).unwrap_or_else(|| "user".to_owned()),
+        uid => identity::name_of(&users, uid).unwrap_or_else(|| "user".to_owned()),
     };
     let caller = Caller {
         name: &name,
@@ -322,7 +328,6 @@ fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity
         gid,
         home: &container.home,
     };
-    let known = |file: &str| limited(regular(image, file));
     let mut host_files: Vec<(PathBuf, PathBuf)> = ["/etc/hosts", "/etc/resolv.conf"]
         .map(PathBuf::from)
         .into_iter()

@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// The end of a program.
@@ -45,7 +44,7 @@ pub struct Usage {
     pub cpu: Duration,
     /// Peak resident memory of the largest process, bytes.
     pub max_rss: u64,
-    /// `None` where the kernel does not count.
+    /// `None` where it was not counted.
     #[serde(default)]
     pub io: Option<Io>,
 }
@@ -58,9 +57,18 @@ pub struct Io {
 }
 
 impl Io {
-    /// Of a process that has ended and was not yet waited for, and of all its children that it waited for.
-    pub(super) fn of_ended(pid: Pid) -> Option<Io> {
-        parse(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+    /// Of this process and all of its children that it waited for, so far. `None`: this kernel does not count.
+    pub fn now() -> Option<Io> {
+        parse(&fs::read_to_string("/proc/self/io").ok()?)
+    }
+
+    /// What came since.
+    pub fn since(before: Option<Io>) -> Option<Io> {
+        let (before, now) = (before?, Io::now()?);
+        Some(Io {
+            read: now.read.saturating_sub(before.read),
+            written: now.written.saturating_sub(before.written),
+        })
     }
 }
 
@@ -81,5 +89,6 @@ mod tests {
         let text = "rchar: 12\nwchar: 34\nsyscr: 1\nread_bytes: 4096\n";
         assert_eq!(parse(text), Some(Io { read: 12, written: 34 }));
         assert_eq!(parse("rchar: x\nwchar: 3\n"), None);
+        assert_eq!(Io::since(None), None);
     }
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chdir, getpid, getppid, setpgid};
 
-use super::exit::{Exit, Io, Usage};
+use super::exit::{Exit, Usage};
 use super::sys::{self, Words};
 
 /// A command of the host: the program and its arguments, and its whole environment.
@@ -103,13 +103,13 @@ impl HostRunning {
 
     /// How it ended. What its peak of memory says is never less than what this process had when it started the program.
     pub fn reap(self) -> io::Result<Exit> {
-        let io = Io::of_ended(self.leader);
         let (status, cpu, max_rss) = sys::wait_for_usage(self.leader)?;
         let usage = Usage {
             wall: self.began.elapsed(),
             cpu: Duration::from_micros(cpu),
             max_rss,
-            io,
+            // The kernel shows what a process that has ended did to root alone.
+            io: None,
         };
         Ok(Exit { status, usage })
     }

@@ -219,7 +219,7 @@ pub fn usage() -> Usage {
         wall: std::time::Duration::ZERO,
         cpu: std::time::Duration::from_micros(micros(used.user_time()) + micros(used.system_time())),
         max_rss: used.max_rss() as u64 * 1024,
-        // Counted by whoever waits for this process.
+        // The kernel shows what a process did to its own user, and this one has become another's.
         io: None,
     }
 }

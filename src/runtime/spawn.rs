@@ -15,12 +15,12 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::container::Container;
 use super::error::RuntimeError;
-use super::exit::{Exit, Io, Status, Usage};
+use super::exit::{Exit, Status, Usage};
 use super::kernel::Kernel;
 use super::monitor::ARGUMENT;
 use super::mounts;
@@ -271,18 +271,6 @@ impl Running {
     }
 
     fn reap(&mut self) -> io::Result<()> {
-        let ended = loop {
-            match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-                Err(Errno::EINTR) => {}
-                ended => break ended.is_ok(),
-            }
-        };
-        if let Some(exit) = &mut self.ended
-            && ended
-            && !self.reaped
-        {
-            exit.usage.io = Io::of_ended(self.pid);
-        }
         while !self.reaped {
             match waitpid(self.pid, None) {
                 Ok(_) => self.reaped = true,

@@ -388,5 +388,5 @@ fn a_stage_runs_in_an_image_file_and_damage_is_told() {
     });
     assert!(told, "no damage was noticed");
     fs::remove_file(&image).expect("it was there");
-    run().exits(3).complains("image `tools` cannot be read");
+    run().exits(3).complains("image `tools` cannot be had");
 }
