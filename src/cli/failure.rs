@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
+use crate::engine::rerun::RerunError;
 use crate::runtime::{LookError, RuntimeError};
 
 /// The exit codes of `dvrun`, the same for every command. `exec`, `run-app` and `shell` give the program's own.
@@ -106,6 +107,17 @@ impl From<RuntimeError> for Failure {
     }
 }
 
+impl From<RerunError> for Failure {
+    fn from(error: RerunError) -> Failure {
+        let code = match &error {
+            RerunError::Records { .. } | RerunError::Reset(_) => exit::INFRASTRUCTURE,
+            RerunError::NoSuchTask { .. } | RerunError::NotReady { .. } | RerunError::Active { .. } => exit::USAGE,
+        };
+        let hint = error.hint();
+        Failure::new(code, &error, hint)
+    }
+}
+
 impl From<LookError> for Failure {
     fn from(error: LookError) -> Failure {
         Failure::message(exit::INFRASTRUCTURE, format!("cannot look into the image: {error}"))
@@ -129,7 +141,6 @@ failures! {
     crate::engine::local::LocalError => exit::INFRASTRUCTURE,
     crate::engine::slurm::CancelError => exit::INFRASTRUCTURE,
     crate::engine::slurm::ScriptError => exit::USAGE,
-    crate::engine::rerun::RerunError => exit::USAGE,
     crate::engine::slurm::SlurmRerunError => exit::INFRASTRUCTURE,
     crate::engine::slurm::SubmitError => exit::INFRASTRUCTURE,
     crate::engine::task::TaskError => exit::INFRASTRUCTURE,

@@ -29,6 +29,9 @@ use crate::workflow::{BindMode, Resources, Retry, RetryCause, Stage, StageName};
 /// How long records that another host wrote may take to be seen here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a signal that has ended the program may take to reach the task.
+const PATIENCE_FOR_SIGNALS: Duration = Duration::from_secs(1);
+
 /// How long outputs of this host's program may take to be seen here.
 const PATIENCE_FOR_OUTPUTS: Duration = Duration::from_secs(2);
 
@@ -326,7 +329,7 @@ fn perform(
     let kills = Kills::now();
     let mut killed_ranks = 0;
     let supervision = program::Supervision { watch, limit };
-    let end = match &task.image {
+    let mut end = match &task.image {
         _ if ranks::count(&task) > 1 && place.own_job.is_some() => {
             let (end, kills) = program::by_srun(&task, attempt, run, place, watch, &output)?;
             killed_ranks = kills;
@@ -338,6 +341,9 @@ fn perform(
         }
         None => program::on_host(&task, place, supervision, None, &output)?,
     };
+    if place.own_job.is_some() && end.cause == Cause::Own && end.ended.exit == 128 + Signal::SIGTERM as i32 {
+        end.cause = watch.told_within(PATIENCE_FOR_SIGNALS);
+    }
     let own_count = place.own_job.is_some() || group.as_ref().is_some_and(|group| group.memory);
     let kills = kills.since() + killed_ranks;
     drop(group);

@@ -129,6 +129,16 @@ impl Watch {
         program.cause
     }
 
+    /// What made it end, after that: the signal that ended it may reach this process a moment later, since whoever ends all of
+    /// a job's processes comes to one after the other.
+    pub fn told_within(&self, patience: Duration) -> Cause {
+        let told = self
+            .changed
+            .wait_timeout_while(self.program(), patience, |program| program.cause == Cause::Own);
+        let (program, _) = told.unwrap_or_else(PoisonError::into_inner);
+        program.cause
+    }
+
     /// Hands on SIGTERM (as which SIGINT and SIGHUP count) and SIGUSR2. Slurm's warning before its own time limit is SIGUSR1
     /// (`--signal=B:USR1`): a later SIGTERM then means that limit.
     fn signalled(&self, number: i32) {
