@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn nothing_is_sent_to_what_has_ended() {
         let watch = Watch::new();
-        let mut child = sleeper("sleep 1000");
+        // Not by a shell, which may take an interrupt for its own while it starts something.
+        let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
         let group = Pid::from_raw(-(child.id() as i32));
         watch.began(group, Some(Duration::ZERO));
         assert_eq!(watch.ended(), Cause::Own);

@@ -102,9 +102,18 @@ fn filter() -> Finding {
 fn cgroups() -> Finding {
     let name = "cgroups";
     let own = read("/proc/self/cgroup");
+    let limits = "memory limits are those of the scheduler, or a process's own (rlimit)";
+    // Where both versions are, a controller is in one of them.
+    if let Some(path) = own.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path)) {
+        let folder = Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/'));
+        return match nix::unistd::access(&folder, nix::unistd::AccessFlags::W_OK) {
+            Ok(()) => Finding::ok(name, "version 1, delegated to you"),
+            Err(_) => Finding::warn(name, "version 1, not delegated to you here", limits),
+        };
+    }
     let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else {
         let what = if own.is_empty() { "there are none" } else { "version 1" };
-        return Finding::warn(name, what, "memory limits are those of the scheduler, or a process's own (rlimit)");
+        return Finding::warn(name, what, limits);
     };
     let folder = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
     let controllers = read(folder.join("cgroup.controllers"));
@@ -160,6 +169,11 @@ fn cache(folder: &Path) -> Finding {
 fn slurm() -> Finding {
     let name = "slurm";
     match said("sbatch", "--version") {
+        None if on_path("sbatch") => Finding::warn(
+            name,
+            "there is an sbatch, and it cannot even tell its version",
+            "run `sbatch --version` to see why: as a rule it finds no configuration (SLURM_CONF), and this is no host of a cluster",
+        ),
         None => Finding::warn(
             name,
             "there is no sbatch on PATH",
@@ -174,6 +188,11 @@ fn slurm() -> Finding {
             ),
         },
     }
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn apptainer() -> Finding {
