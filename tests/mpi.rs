@@ -83,10 +83,6 @@ fn four_ranks_on_two_nodes_give_the_numbers_of_one() {
         "{record:?}"
     );
 
-    submit("mpich", &["ring"]).ok();
-    assert_eq!(sandbox.read("work/ring.3"), "ranks 4, token 6, sum 2.083333, in one memory 2\n");
-    submit("mpich", &["broken"]).exits(1);
-    finish(sandbox.dvrun().args(["explain", "broken"])).ok().says("exit status 7");
     let left: Vec<_> = ["/dev/shm", "/tmp"]
         .iter()
         .flat_map(|folder| std::fs::read_dir(folder).unwrap())

@@ -101,6 +101,8 @@ pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
         .collect();
     // Copies from process to process need both in one user and one PID namespace: shared memory does without.
     env.push(("OMPI_MCA_btl_vader_single_copy_mechanism".to_owned(), "none".to_owned()));
+    // UCX takes a rank of another PID namespace for dead ("Endpoint timeout") where it shares memory with it; a network it may use.
+    env.push(("UCX_TLS".to_owned(), "^shm".to_owned()));
     // Apptainer leaves descriptors as they are, and their numbers.
     let number = value("PMI_FD").filter(|_| place.runtime == Runtime::Own);
     let socket = number.and_then(|number| number.parse().ok()).map(taken).transpose()?;

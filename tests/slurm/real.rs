@@ -277,25 +277,6 @@ fn more_memory_than_asked_for_is_said_to_be_so() {
 }
 
 #[test]
-fn a_requeued_job_is_another_attempt() {
-    let Some(slurm) = cluster() else { return };
-    let work = Work::new([stage("a", &[], None), stage("b", &["a"], None)]);
-    work.behave("a", "[ \"${SLURM_RESTART_COUNT:-0}\" = 0 ] && sleep 600");
-    let submission = work.submit(&slurm).unwrap();
-    until(&work, &slurm, |_| !work.started().is_empty());
-    let job = &submission.stages[0].jobs[0];
-    let scontrol = |args: &[&str]| Command::new("scontrol").args(args).output().unwrap().status.success();
-    assert!(scontrol(&["requeue", job]));
-    // Slurm lets a requeued job wait for two minutes unless told not to.
-    until(&work, &slurm, |status| count(status, "a", TaskState::Waiting) == 1);
-    assert!(scontrol(&["update", &format!("JobId={job}"), "StartTime=now"]));
-    let status = end(&work, &slurm);
-    assert_eq!(status.state, RunState::Done, "{status:#?}");
-    assert_eq!(work.run.records(&name("a")).read_one(0).unwrap().unwrap().attempt, 1);
-    assert_eq!(work.started(), ["a 0", "a 0", "b 0"]);
-}
-
-#[test]
 fn paths_with_everything_that_slurm_and_the_shell_read() {
     let Some(slurm) = cluster() else { return };
     let work = Work::named("a b'c \"d\" #%j $HOME", [stage("a", &[], Some(2))]);
