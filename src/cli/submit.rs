@@ -198,7 +198,13 @@ pub fn wait_for(run: &RunDir, plan: &Plan, global: &Global, settings: &Settings)
         ended = crate::engine::status(run, plan, Some(&slurm))?;
     }
     status::print(&ended, plan, global)?;
-    Ok(status::code(&ended))
+    // Whoever waits goes on when this says that all went well: a lost or a cancelled job did not.
+    let lost = [TaskState::Cancelled, TaskState::Unknown];
+    let short = ended
+        .stages
+        .values()
+        .any(|stage| lost.iter().any(|state| stage.counts.contains_key(state)));
+    Ok(if short { exit::FAILED } else { status::code(&ended) })
 }
 
 /// `prepare ok · call 3/4 ok, 1 running`: the stages that have begun.

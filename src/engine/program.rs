@@ -150,7 +150,7 @@ fn spawn(place: &Place, mut container: Container, rank: Option<Rank>, output: &O
     let start = |container: &Container| -> Result<Result<Running, RuntimeError>, TaskError> {
         let stdio = stdio().map_err(TaskError::Supervise)?;
         Ok(match &rank {
-            Some(rank) => runtime::spawn_rank(&place.exe, container, stdio, rank.place, rank.socket.as_ref()),
+            Some(rank) => runtime::spawn_rank(&place.exe, container, stdio, rank.socket.as_ref()),
             None => runtime::spawn(&place.exe, container, stdio),
         })
     };

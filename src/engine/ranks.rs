@@ -2,7 +2,8 @@
 //!
 //! Under Slurm the task starts them by `srun --mpi=NAME`, as steps of `dvrun __task … --rank`: Slurm's plugin offers PMI or
 //! PMIx to each process that it starts, and what a rank needs of that (variables, a socket, folders) is passed into its
-//! container. The ranks of a node share `/dev/shm` and `/tmp`, folders of this step's own, and the host's IPC namespace.
+//! container. The ranks of a node share `/dev/shm` and `/tmp`, folders of this step's own, and the host's PID and IPC
+//! namespaces: MPI libraries name each other's memory by process ids, and look whether a neighbour still lives.
 //!
 //! On one machine the image's own `mpirun` starts them, in one container: it knows its library's protocol, and no other
 //! program has to.
@@ -24,6 +25,14 @@ const PLUGIN: &str = "pmix";
 
 /// Variables of the launcher that are a rank's place among the others.
 const PREFIXES: [&str; 5] = ["SLURM_", "PMI_", "PMI2_", "PMIX_", "PMIXPROXY_"];
+
+/// Each rank has a user namespace of its own, from which the kernel lets none into another's memory (`process_vm_readv`) or
+/// `/proc/PID/fd`, whatever the user: libraries share memory by files instead.
+const APART: [(&str, &str); 3] = [
+    ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
+    ("UCX_TLS", "^cma"),
+    ("UCX_POSIX_USE_PROC_LINK", "n"),
+];
 
 /// How many ranks a task has.
 pub(super) fn count(task: &Task) -> u32 {
@@ -84,8 +93,6 @@ pub(super) struct Rank {
     pub binds: Vec<Mount>,
     /// The launcher's socket (`PMI_FD`).
     pub socket: Option<OwnedFd>,
-    /// Its number on this node.
-    pub place: u32,
     /// Names the step on this node.
     pub name: String,
 }
@@ -99,10 +106,7 @@ pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
         .filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .cloned()
         .collect();
-    // Copies from process to process need both in one user and one PID namespace: shared memory does without.
-    env.push(("OMPI_MCA_btl_vader_single_copy_mechanism".to_owned(), "none".to_owned()));
-    // UCX takes a rank of another PID namespace for dead ("Endpoint timeout") where it shares memory with it; a network it may use.
-    env.push(("UCX_TLS".to_owned(), "^shm".to_owned()));
+    env.extend(APART.map(|(name, value)| (name.to_owned(), value.to_owned())));
     // Apptainer leaves descriptors as they are, and their numbers.
     let number = value("PMI_FD").filter(|_| place.runtime == Runtime::Own);
     let socket = number.and_then(|number| number.parse().ok()).map(taken).transpose()?;
@@ -113,7 +117,6 @@ pub(super) fn rank(place: &Place) -> Result<Rank, TaskError> {
     let part = |name| value(name).unwrap_or("0");
     Ok(Rank {
         binds: folders(environment),
-        place: value("SLURM_LOCALID").and_then(|place| place.parse().ok()).unwrap_or(0),
         name: format!("{}-{}-{}", part("SLURM_JOB_ID"), part("SLURM_STEP_ID"), part("SLURM_NODEID")),
         env,
         socket,

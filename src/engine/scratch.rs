@@ -46,8 +46,9 @@ impl Scratch {
         }
     }
 
-    /// The folder of that name in `folder`, which all who hold it share. A name has no dot.
+    /// The folder of that name in `folder`, which all who hold it share, after the same sweeping. A name has no dot.
     pub fn shared_in(folder: &Path, name: &str) -> io::Result<Scratch> {
+        sweep(folder)?;
         let path = folder.join(format!("{}{name}", prefix()));
         let lock_path = path.with_extension("lock");
         loop {

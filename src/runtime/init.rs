@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SignalFd, siginfo};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, getppid, pipe2};
 
 use super::container::User;
 use super::enter::{self, Ids};
@@ -25,6 +25,7 @@ use super::exit::{Exit, Status, Usage};
 use super::filter;
 use super::launch::DEFAULT_PATH;
 use super::monitor;
+use super::orphans;
 use super::serve::View;
 use super::sys::{self, Fate, Side};
 use super::wire::{self, Message, RANK_SOCKET, Spec};
@@ -42,8 +43,10 @@ pub enum Session {
 /// (capabilities(7)). All of them count in the container's user namespace alone.
 const ROOT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7;
 
-/// The life of PID 1. `alive` is closed on the other side when the monitor dies.
+/// The life of the first process. `alive` is closed on the other side when the monitor dies.
 pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedFd, alive: OwnedFd, signals: SignalFd) -> ! {
+    // In a PID namespace of its own it has none that has a number there.
+    let monitor = getppid();
     let code = match start(spec, ids, session, view, &alive) {
         Ok((program, terminal)) => {
             let started = Instant::now();
@@ -52,11 +55,15 @@ pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedF
                 None => wire::report(control, &Message::Started),
             }
             monitor::release_caller();
-            let status = reap(program, session, &signals).unwrap_or(Status::Signaled(libc::SIGKILL));
+            let status = reap(program, monitor, session, &signals).unwrap_or(Status::Signaled(libc::SIGKILL));
             let usage = Usage {
                 wall: started.elapsed(),
                 ..monitor::usage()
             };
+            if spec.rank.is_some() {
+                // What fails here the monitor does once more.
+                orphans::end().unwrap_or_default();
+            }
             wire::report(control, &Message::Ended(Exit { status, usage }));
             status.code()
         }
@@ -65,7 +72,7 @@ pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedF
             1
         }
     };
-    // The kernel kills whatever the program left behind.
+    // As PID 1: the kernel kills whatever the program left behind.
     sys::exit_now(code)
 }
 
@@ -80,8 +87,8 @@ fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -
     let container = &spec.container;
     enter::map_ids(ids)?;
     forbid_namespaces()?;
-    if let Some(rank) = spec.rank {
-        count_from(rank.place)?;
+    if spec.rank.is_some() {
+        orphans::adopt().map_err(setup("PR_SET_CHILD_SUBREAPER"))?;
     }
     if let Some(name) = &container.hostname {
         nix::unistd::sethostname(name).map_err(setup("setting the host name"))?;
@@ -113,17 +120,6 @@ fn open_terminal(size: (u16, u16)) -> Result<(PtyMaster, OwnedFd), RuntimeError>
 /// No user namespace within this one: the program would have all capabilities again in there.
 fn forbid_namespaces() -> Result<(), RuntimeError> {
     set("/proc/sys/user/max_user_namespaces", "0", "forbidding namespaces")
-}
-
-/// Process ids of its own for each rank of a host: programs that share memory tell its maker by them (Open MPI's
-/// `opal/shmem`), and every PID namespace counts from 1.
-fn count_from(place: u32) -> Result<(), RuntimeError> {
-    // As far apart as the smallest usual `pid_max` (32768) allows.
-    let last = u64::from(place) * 200 % 30_000;
-    match last {
-        0 => Ok(()),
-        last => set("/proc/sys/kernel/ns_last_pid", &last.to_string(), "setting the first process id"),
-    }
 }
 
 /// Writes one of the kernel's settings for these namespaces.
@@ -199,6 +195,12 @@ fn pipe_files() -> Result<(std::fs::File, std::fs::File), RuntimeError> {
 fn execute(spec: &Spec, session: Session, terminal: Option<OwnedFd>, argv: &[CString], env: &[CString]) -> RuntimeError {
     let container = &spec.container;
     let setup = |what: &str, errno: Errno| RuntimeError::setup(what)(errno);
+    // Who is not PID 1 does not take its children with it.
+    if spec.rank.is_some()
+        && let Err(errno) = prctl::set_pdeathsig(Signal::SIGKILL)
+    {
+        return setup("PR_SET_PDEATHSIG", errno);
+    }
     if session == Session::Own
         && let Err(errno) = nix::unistd::setsid()
     {
@@ -284,7 +286,7 @@ fn reason(file: &Path, errno: Errno) -> String {
 }
 
 /// Waits for the program, and for every orphan meanwhile.
-fn reap(program: Pid, session: Session, signals: &SignalFd) -> nix::Result<Status> {
+fn reap(program: Pid, monitor: Pid, session: Session, signals: &SignalFd) -> nix::Result<Status> {
     let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     loop {
         // First the dead: one may have died before its signal could be read.
@@ -302,17 +304,17 @@ fn reap(program: Pid, session: Session, signals: &SignalFd) -> nix::Result<Statu
             Err(errno) => return Err(errno),
         }
         while let Some(info) = signals.read_signal()? {
-            if from_outside(&info) {
+            if is_from(monitor, &info) {
                 forward(program, session, info.ssi_signo as i32)?;
             }
         }
     }
 }
 
-/// The monitor's signals come from outside the PID namespace, where senders have no number. The terminal's and the
-/// program's own are no orders.
-fn from_outside(info: &siginfo) -> bool {
-    info.ssi_signo != libc::SIGCHLD as u32 && info.ssi_code != libc::SI_KERNEL && info.ssi_pid == 0
+/// Only the monitor's signals are orders, and not the terminal's or the program's own. Senders from outside the PID namespace
+/// have the number 0.
+fn is_from(monitor: Pid, info: &siginfo) -> bool {
+    info.ssi_signo != libc::SIGCHLD as u32 && info.ssi_code != libc::SI_KERNEL && info.ssi_pid == monitor.as_raw() as u32
 }
 
 /// To the program; and what asks to end, or is about the terminal, to the whole of its process group, as a terminal does.

@@ -11,6 +11,8 @@
 //!          └─ the program                            dies with PID 1
 //! ```
 //!
+//! Ranks of an MPI program have the host's process ids: what `init` does as PID 1 there, `orphans` does for them.
+//!
 //! A failure before the program runs comes back as a [`RuntimeError`]; the program's own end as an [`Exit`].
 
 mod apptainer;
@@ -33,6 +35,7 @@ mod layer;
 mod look;
 mod monitor;
 mod mounts;
+mod orphans;
 mod probe;
 mod program;
 mod root;

@@ -24,8 +24,9 @@ use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
 use super::init;
 use super::layer;
+use super::orphans;
 use super::serve::{self, Keeper};
-use super::sys::{self, Fate, Ipc, Side};
+use super::sys::{self, Company, Fate, Side};
 use super::wire::{self, CONTROL_FD, Message, RANK_SOCKET, SPEC_FD, Spec};
 
 /// The hidden argument that makes the binary a monitor.
@@ -81,8 +82,11 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     let foreground = Foreground::held();
     let (view, mut keeper) = serve::image(&spec.container, ids, control)?;
     let (alive, life) = pipe2(OFlag::O_CLOEXEC).map_err(setup("pipe"))?;
-    let side = sys::fork_into_namespaces(if spec.rank.is_some() { Ipc::Hosts } else { Ipc::Own })
-        .map_err(|errno| enter::refused(errno, "making namespaces"))?;
+    let company = if spec.rank.is_some() { Company::Hosts } else { Company::Own };
+    if company == Company::Hosts {
+        orphans::adopt().map_err(setup("PR_SET_CHILD_SUBREAPER"))?;
+    }
+    let side = sys::fork_into_namespaces(company).map_err(|errno| enter::refused(errno, "making namespaces"))?;
     let first = match side {
         Side::Child => {
             drop(life);
@@ -99,6 +103,10 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
         foreground.take_back();
     }
     keeper.end()?;
+    if company == Company::Hosts {
+        // Where the first process was killed before it could.
+        orphans::end().map_err(|error| setup("ending what is left")(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+    }
     drop(layer);
     Ok(match end {
         Status::Exited(code) => ExitCode::from(code as u8),

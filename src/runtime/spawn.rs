@@ -72,18 +72,14 @@ pub fn spawn_with(exe: &Path, container: &Container, stdio: Stdio, kernel: Kerne
     begin(exe, &spec, stdio, None).map(|(running, _)| running)
 }
 
-/// [`spawn`] of one of several programs that find each other by the host's means (MPI): in the host's IPC namespace, with
-/// the launcher's socket, if there is one, as descriptor [`RANK_SOCKET`](super::RANK_SOCKET). `place` is its number among
-/// those of this host, whose process ids are thus others than its own.
-pub fn spawn_rank(exe: &Path, container: &Container, stdio: Stdio, place: u32, socket: Option<&OwnedFd>) -> Result<Running, RuntimeError> {
+/// [`spawn`] of one of several programs that find each other by the host's means (MPI): in the host's PID and IPC namespaces,
+/// with the launcher's socket, if there is one, as descriptor [`RANK_SOCKET`](super::RANK_SOCKET).
+pub fn spawn_rank(exe: &Path, container: &Container, stdio: Stdio, socket: Option<&OwnedFd>) -> Result<Running, RuntimeError> {
     let spec = Spec {
         container: container.clone(),
         kernel: Kernel::default(),
         terminal: None,
-        rank: Some(Rank {
-            socket: socket.is_some(),
-            place,
-        }),
+        rank: Some(Rank { socket: socket.is_some() }),
     };
     begin(exe, &spec, stdio, socket).map(|(running, _)| running)
 }

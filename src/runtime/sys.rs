@@ -41,20 +41,23 @@ pub fn keep_on_exec(fd: RawFd) -> Result<()> {
     Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
 }
 
-/// Whose System V objects and message queues processes see.
+/// Which processes a container's know by their numbers, and whose System V objects and message queues they see.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ipc {
+pub enum Company {
+    /// The container's alone.
     Own,
+    /// All of the host's.
     Hosts,
 }
 
-/// Forks into new user, mount, PID and UTS namespaces, and a new IPC one if wanted. The caller must have one thread.
-pub fn fork_into_namespaces(ipc: Ipc) -> Result<Side> {
-    let ipc = match ipc {
-        Ipc::Own => libc::CLONE_NEWIPC,
-        Ipc::Hosts => 0,
+/// Forks into new user, mount and UTS namespaces, and new PID and IPC ones for a company of its own. The caller must have
+/// one thread.
+pub fn fork_into_namespaces(company: Company) -> Result<Side> {
+    let company = match company {
+        Company::Own => libc::CLONE_NEWPID | libc::CLONE_NEWIPC,
+        Company::Hosts => 0,
     };
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | ipc | libc::SIGCHLD;
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | company | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and with no stack given this is a fork; the process has one thread, so that no lock is
     // held by a thread that the child lacks. The four other arguments are unused by these flags, in any order.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0usize, 0usize, 0usize, 0usize) };

@@ -31,13 +31,11 @@ pub struct Spec {
     pub rank: Option<Rank>,
 }
 
-/// One of several processes that find each other by the host's means (MPI): it is in the host's IPC namespace.
+/// One of several processes that find each other by the host's means (MPI): in the host's PID and IPC namespaces.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rank {
     /// It was started with its launcher's socket.
     pub socket: bool,
-    /// Its number among those of this host.
-    pub place: u32,
 }
 
 impl Spec {
