@@ -1,6 +1,7 @@
 //! SLURM: plans made by hand, submitted to a real cluster (`SLURM_CONF`) and to a fake one with faults.
 
 mod chain;
+mod disruption;
 mod fake;
 mod faults;
 mod here;

@@ -425,20 +425,11 @@ impl<'a> Work<'a> {
 
 /// The record of a task that did not get as far as writing its own.
 pub(super) fn unstarted(outcome: Outcome, message: String) -> Record {
-    let now = jiff::Timestamp::now().as_millisecond();
+    let record = Record::new(outcome);
     Record {
-        outcome,
-        attempt: 0,
-        host: String::new(),
-        pid: 0,
-        job: None,
-        started: now,
-        ended: Some(now),
-        cpu: None,
-        memory: None,
-        read: None,
-        written: None,
+        ended: Some(record.started),
         message,
+        ..record
     }
 }
 

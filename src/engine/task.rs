@@ -219,18 +219,11 @@ pub(super) fn apart(
 
 fn begun(attempt: u32, place: &Place) -> Record {
     Record {
-        outcome: Outcome::Running,
         attempt,
         host: place.host.clone(),
         pid: std::process::id(),
         job: place.job.clone(),
-        started: now(),
-        ended: None,
-        cpu: None,
-        memory: None,
-        read: None,
-        written: None,
-        message: String::new(),
+        ..Record::new(Outcome::Running)
     }
 }
 

@@ -71,6 +71,26 @@ pub struct Record {
     pub message: String,
 }
 
+impl Record {
+    /// Of a first attempt that starts now: nothing is known yet of where it runs and of what it uses.
+    pub fn new(outcome: Outcome) -> Record {
+        Record {
+            outcome,
+            attempt: 0,
+            host: String::new(),
+            pid: 0,
+            job: None,
+            started: jiff::Timestamp::now().as_millisecond(),
+            ended: None,
+            cpu: None,
+            memory: None,
+            read: None,
+            written: None,
+            message: String::new(),
+        }
+    }
+}
+
 /// How long a record of a file that is kept open may be in memory alone while others are written.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 

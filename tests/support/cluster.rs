@@ -46,6 +46,11 @@ impl Cluster {
         self.dir.join("slurm.conf")
     }
 
+    /// Where the controller keeps what it must not forget.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
     /// A command of Slurm's, as root.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);

@@ -208,18 +208,8 @@ fn record_all(run: &RunDir, job: &SubmittedJob, write: &impl Fn(&mut Record)) ->
             Some(record) if record.outcome != Outcome::Running => continue,
             Some(record) => record,
             None => Record {
-                outcome: Outcome::Cancelled,
-                attempt: 0,
-                host: String::new(),
-                pid: 0,
                 job: Some(job.job.clone()),
-                started: now,
-                ended: None,
-                cpu: None,
-                memory: None,
-                read: None,
-                written: None,
-                message: String::new(),
+                ..Record::new(Outcome::Cancelled)
             },
         };
         record.ended = Some(now);

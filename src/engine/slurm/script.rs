@@ -357,33 +357,15 @@ mod tests {
 
     use super::*;
     use crate::engine::slurm::partition::Partition;
+    use crate::engine::testing;
     use crate::oci::Digest;
     use crate::plan::Reason;
     use crate::workflow::units::Bytes;
-    use crate::workflow::{Array, Command, Need, Retry, SlurmOptions, StageUser};
+    use crate::workflow::{Array, SlurmOptions};
 
     fn stage(name: &str, needs: &[&str]) -> StagePlan {
-        let needs = needs.iter().map(|need| Need {
-            stage: StageName((*need).into()),
-            same_shard: false,
-        });
         StagePlan {
-            stage: Stage {
-                name: StageName(name.into()),
-                needs: needs.collect(),
-                always: false,
-                image: None,
-                command: Command::Argv(Vec::new()),
-                env: IndexMap::new(),
-                binds: Vec::new(),
-                array: None,
-                resources: Resources::default(),
-                outputs: Vec::new(),
-                workdir: None,
-                user: StageUser::default(),
-                retry: Retry::default(),
-                slurm: SlurmOptions::default(),
-            },
+            stage: testing::stage(name, 1, needs),
             identity: Digest::sha256(b""),
             parts: Default::default(),
             todo: TaskSet::all(1),
