@@ -56,6 +56,16 @@ fn the_failed_task_runs_again_in_its_own_run_and_what_waited_for_it_follows() {
 }
 
 #[test]
+fn of_an_array_no_more_run_at_once_than_it_says() {
+    let sandbox = Sandbox::new();
+    // Two at a time would meet in the folder.
+    let text = "version: 1\nname: narrow\ndefaults: {image: none}\nstages:\n  narrow:\n    array: {count: 6, max_parallel: 1}\n    \
+        run: \"mkdir busy; sleep 0.05; rmdir busy\"\n    resources: {cpus: 1}\n";
+    sandbox.write("flow.yaml", text);
+    finish(sandbox.dvrun().args(["run", "flow.yaml", "--jobs", "6"])).ok();
+}
+
+#[test]
 fn other_parameters_are_another_run_that_keeps_the_rest() {
     let sandbox = Sandbox::new();
     let file = sandbox.write("flow.yaml", FLOW);

@@ -151,7 +151,7 @@ fn next(plan: &Plan, run: &RunDir, stage: &StageName, explanation: &Explanation)
                 )
             })
             .collect(),
-        TaskState::Interrupted | TaskState::NotStarted => match run.info().map(|info| info.mode) {
+        TaskState::Interrupted | TaskState::NotStarted | TaskState::NotSelected => match run.info().map(|info| info.mode) {
             Ok(Mode::Slurm) => vec![format!("dvrun submit {}", file.display())],
             _ => vec![format!("dvrun run {}", file.display())],
         },

@@ -208,6 +208,7 @@ fn state_name(state: TaskState) -> &'static str {
         TaskState::Cancelled => "cancelled",
         TaskState::Interrupted => "interrupted",
         TaskState::NotStarted => "not started",
+        TaskState::NotSelected => "not selected",
         TaskState::Unknown => "unknown",
     }
 }

@@ -209,10 +209,12 @@ pub fn wait_for(run: &RunDir, plan: &Plan, global: &Global, settings: &Settings)
 
 /// `prepare ok · call 3/4 ok, 1 running`: the stages that have begun.
 fn progress(status: &RunStatus) -> String {
-    let begun = status
-        .stages
-        .iter()
-        .filter(|(_, stage)| stage.counts.keys().any(|state| *state != TaskState::Waiting));
+    let begun = status.stages.iter().filter(|(_, stage)| {
+        stage
+            .counts
+            .keys()
+            .any(|state| !matches!(state, TaskState::Waiting | TaskState::NotSelected))
+    });
     let parts = begun.map(|(name, stage)| format!("{name} {}", status::counts(stage)));
     parts.collect::<Vec<_>>().join(" · ")
 }

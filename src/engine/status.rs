@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::seen::{Seen, SlurmView, View, cancelled, from_record, job_task, local, local_runner, slurm};
 use super::slurm::{JobTask, Jobs, Slurm, SubmittedJob, active, by_stage, intents, jobs, query, stuck};
-use crate::plan::{Plan, StagePlan, TaskSet};
+use crate::plan::{Plan, Reason, StagePlan, TaskSet};
 use crate::state::{Journal, Mode, Outcome, Record, Records, RunDir, StateError};
 use crate::workflow::StageName;
 
@@ -39,7 +39,7 @@ pub struct RunStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// Every task ended well.
+    /// Every task that was selected ended well.
     Done,
     /// Something runs or will run.
     Active,
@@ -108,6 +108,8 @@ pub enum TaskState {
     Interrupted,
     /// Not begun, and nothing will begin it.
     NotStarted,
+    /// The selection left it out: this run says nothing of it.
+    NotSelected,
     /// Nobody could be asked.
     Unknown,
 }
@@ -289,7 +291,11 @@ fn stage_status(run: &RunDir, stage: &StagePlan, records: &[Option<Record>], vie
     let mut failed = Vec::new();
     let before = status.tasks - stage.todo.len().min(status.tasks);
     if before > 0 {
-        status.counts.insert(TaskState::Ok, before);
+        let state = match stage.reason {
+            Reason::NotSelected => TaskState::NotSelected,
+            _ => TaskState::Ok,
+        };
+        status.counts.insert(state, before);
     }
     for index in stage.todo.iter() {
         let record = records.get(index as usize).and_then(Option::as_ref);
@@ -355,7 +361,7 @@ fn overall(stages: &IndexMap<StageName, StageStatus>) -> RunState {
         RunState::Active
     } else if counts().any(|(state, _)| state.is_failure()) {
         RunState::Failed
-    } else if counts().all(|(&state, _)| state == TaskState::Ok) {
+    } else if counts().all(|(state, _)| matches!(state, TaskState::Ok | TaskState::NotSelected)) {
         RunState::Done
     } else {
         RunState::Incomplete

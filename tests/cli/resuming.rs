@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::support::{Sandbox, finish};
 
 fn chain(prefix: &str, word: &str) -> String {
@@ -27,6 +29,9 @@ fn parts_add_up_to_the_whole() {
     sandbox.write("a.yaml", chain("a", "x"));
     let run = |arguments: &[&str]| finish(sandbox.dvrun().args(["run", "a.yaml"]).args(arguments));
     run(&["--until", "one"]).ok();
+    let status = finish(sandbox.dvrun().args(["status", "--json"])).ok().json();
+    let counts = |stage: &str| status["stages"][stage]["counts"].clone();
+    assert_eq!([counts("one"), counts("two")], [json!({"ok": 1}), json!({"not_selected": 1})]);
     run(&["--only", "three"]).exits(2).complains("stage `three` needs `two`");
     run(&["--until", "two"]).ok();
     assert_eq!(plan(&sandbox, &["a.yaml"]), ["done", "done", "never ran"]);

@@ -427,6 +427,8 @@ fn an_array_of_thousands_is_cancelled(cluster: &Cluster) {
     site.dvrun(&["cancel"]).ok();
     let status = site.dvrun(&["status", "--json"]).json();
     assert_eq!(status["stages"]["wide"]["counts"]["cancelled"], 5000, "{status:#}");
+    // Whoever waits is not told that all is well.
+    site.dvrun(&["wait"]).exits(1);
     site.known();
 }
 
