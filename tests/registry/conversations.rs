@@ -197,6 +197,9 @@ async fn redirects_come_to_an_end() {
         .unwrap_err();
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(cause.contains("redirects more than 10 times"), "{cause}");
+    let asked = server.asked();
+    let asked = asked.iter().filter(|asked| asked.target.contains("/manifests/"));
+    assert_eq!(asked.count(), 11, "the first request and ten more");
     let server = Faults::serve(|_| Reply::redirect("file:///etc/passwd"));
     let error = fetch(&client(), cache.path(), &format!("docker://{}/lab/x:1", server.host()))
         .await
