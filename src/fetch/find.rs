@@ -85,15 +85,15 @@ async fn artifact(session: &Session<'_>, reference: &Reference, platform: &Platf
     })
 }
 
-/// Whether the file or folder `image` is made for `platform`, as far as it says for what.
+/// Whether `image` is made for `platform`, as far as it says for what.
 pub(super) fn suits(image: &str, config: &ImageConfig, platform: &Platform) -> Result<(), RegistryError> {
-    if config.architecture.is_empty() {
+    if config.os.is_empty() || config.architecture.is_empty() {
         return Ok(());
     }
     let found = Platform {
         os: config.os.clone(),
         architecture: config.architecture.clone(),
-        variant: None,
+        variant: config.variant.clone(),
     };
     match platform.suits(&found) {
         Some(_) => Ok(()),

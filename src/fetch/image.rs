@@ -54,8 +54,13 @@ impl PullError {
 /// fetched again.
 pub async fn image(session: &Session<'_>, found: &Found, limits: Limits) -> Result<StoredImage, PullError> {
     let stored = into_store(session, found, limits).await?;
-    // Of a server that gives the whole or nothing, or where another platform's image was wanted earlier.
-    if let Found::Sif { platform, .. } = found {
+    let platform = match found {
+        Found::Layers(resolved) => Some(&resolved.platform),
+        Found::Sif { platform, .. } => Some(platform),
+        Found::Local(_) => None,
+    };
+    // It may be in the store because somebody wanted it for another platform, or a SIF of a server that gives only the whole.
+    if let Some(platform) = platform {
         let image = found.name();
         suits(&image, &stored.info.config, platform).map_err(|source| PullError::Registry {
             image,
