@@ -148,6 +148,13 @@ pub fn is_sif(file: &File) -> io::Result<bool> {
     }
 }
 
+/// What the SIF file that begins with `head` is made for, as an OCI image's configuration names it; `None` if it does not say.
+pub fn made_for(head: &[u8]) -> Option<&'static str> {
+    let is_sif = head.get(32..42).is_some_and(|magic| magic == format::MAGIC);
+    let known = is_sif.then(|| architecture(head.get(0x2d..0x2f).unwrap_or_default()));
+    known.filter(|name| !name.is_empty())
+}
+
 impl Sif {
     /// Reads the header and the descriptors of `file`.
     ///

@@ -171,8 +171,8 @@ impl Settings {
             .parse()
             .map_err(|error| Failure::message(exit::USAGE, format!("`tag_ttl` in the configuration: {error}")))?;
         let mut net = file.network.unwrap_or_default();
-        net.mirrors.extend(file.mirrors);
-        net.registries.extend(file.registries);
+        net.mirrors = file.mirrors;
+        net.registries = file.registries;
         proxies(&mut net.proxy);
         if net.certificate_folders.is_empty() {
             let own = folder("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
@@ -262,12 +262,6 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
     let mut file: File =
         serde_yaml::from_str(&text).map_err(|error| Failure::message(exit::USAGE, format!("{}: {error}", path.display())))?;
     let path = std::path::absolute(path).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
-    if let Some(net) = &mut file.network {
-        // One place for what may stand in two.
-        let own = std::mem::take(&mut file.registries);
-        file.registries = std::mem::take(&mut net.registries);
-        file.registries.extend(own);
-    }
     let mut paths: Vec<&mut PathBuf> = [&mut file.cache, &mut file.scratch].into_iter().flatten().collect();
     for profile in file.profiles.values_mut() {
         paths.extend([&mut profile.cache, &mut profile.scratch].into_iter().flatten());

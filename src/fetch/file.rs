@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::find::suits;
 use super::image::{PullError, arrive};
 use super::{FileError, Found, file_facts};
 use crate::image::{
@@ -37,11 +38,17 @@ pub async fn image_to(session: &Session<'_>, found: &Found, limits: Limits, form
     let name = found.name();
     let resolved = match found {
         Found::Layers(resolved) => resolved,
-        Found::Sif(sif) => {
-            let blob = registry::pull_sif(session, sif).await.map_err(|source| PullError::Registry {
+        Found::Sif { sif, platform } => {
+            let in_registry = |source| PullError::Registry {
                 image: name.clone(),
                 source: Box::new(source),
+            };
+            let blob = registry::pull_sif(session, sif).await.map_err(in_registry)?;
+            let facts = file_facts(&blob).map_err(|source| PullError::File {
+                image: name.clone(),
+                source,
             })?;
+            suits(&name, &facts.config, platform).map_err(in_registry)?;
             return copy(name, blob, format, out).await;
         }
         Found::Local(local) if matches!(local.place, Place::File { .. }) => return copy(name, local.path.clone(), format, out).await,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::find::suits;
 use super::{FileError, FileFacts, Found, Local, file_facts};
 
 use crate::image::{ImageError, LayerBlob, Layers, Limits, write_folder};
@@ -39,7 +40,7 @@ impl PullError {
             PullError::Store { source, .. } => source.hint(),
             PullError::Layers { .. } => Some("the image is damaged: build and push it again, or use another tag".to_owned()),
             PullError::File { source, .. } => source.hint(),
-            PullError::Packed { image } => Some(format!("unsquashfs, or `apptainer build --sandbox FOLDER {image}`, unpacks it")),
+            PullError::Packed { image } => Some(format!("`dvrun image extract {image} FOLDER` unpacks it")),
             PullError::Folder { image } => Some(format!("`apptainer build FILE.sif {image}` makes a file of it")),
         }
     }
@@ -52,6 +53,24 @@ impl PullError {
 /// What registry, layers and disk have to say. Then the store is as before, except for blobs that are whole: they are not
 /// fetched again.
 pub async fn image(session: &Session<'_>, found: &Found, limits: Limits) -> Result<StoredImage, PullError> {
+    let stored = into_store(session, found, limits).await?;
+    let platform = match found {
+        Found::Layers(resolved) => Some(&resolved.platform),
+        Found::Sif { platform, .. } => Some(platform),
+        Found::Local(_) => None,
+    };
+    // It may be in the store because somebody wanted it for another platform, or a SIF of a server that gives only the whole.
+    if let Some(platform) = platform {
+        let image = found.name();
+        suits(&image, &stored.info.config, platform).map_err(|source| PullError::Registry {
+            image,
+            source: Box::new(source),
+        })?;
+    }
+    Ok(stored)
+}
+
+async fn into_store(session: &Session<'_>, found: &Found, limits: Limits) -> Result<StoredImage, PullError> {
     let name = found.name();
     let in_store = |source| PullError::Store {
         image: name.clone(),
@@ -67,7 +86,7 @@ pub async fn image(session: &Session<'_>, found: &Found, limits: Limits) -> Resu
     let draft = session.store.draft_image().map_err(in_store)?;
     let resolved = match found {
         Found::Layers(resolved) => resolved,
-        Found::Sif(sif) => return artifact(session, sif, draft, name).await,
+        Found::Sif { sif, .. } => return artifact(session, sif, draft, name).await,
         Found::Local(local) => return draft.publish(noted(local, name.clone())).map_err(in_store),
     };
     let (config, layers) = arrive(session, resolved, draft.scratch(), limits).await?;

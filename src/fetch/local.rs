@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::PullError;
-use crate::oci::{Algorithm, Digest, Hasher, ImageConfig, Platform};
-use crate::registry::RegistryError;
+use crate::oci::{Algorithm, Digest, Hasher, ImageConfig};
 use crate::sif::{self, Sif, SifError};
 use crate::squashfs::{Squashfs, SquashfsError};
 use crate::store::{Place, Stamp, Store};
@@ -143,28 +142,6 @@ pub(super) fn look(path: &Path, store: &Store) -> Result<Local, PullError> {
         size: stamp.size,
         files: facts.files,
     })
-}
-
-impl Local {
-    /// Whether it is made for `platform`, as far as it says for what.
-    pub(super) fn suits(&self, platform: &Platform) -> Result<(), RegistryError> {
-        if self.config.architecture.is_empty() {
-            return Ok(());
-        }
-        let found = Platform {
-            os: self.config.os.clone(),
-            architecture: self.config.architecture.clone(),
-            variant: None,
-        };
-        match platform.suits(&found) {
-            Some(_) => Ok(()),
-            None => Err(RegistryError::WrongPlatform {
-                image: self.path.display().to_string(),
-                wanted: Box::new(platform.clone()),
-                found: Box::new(found),
-            }),
-        }
-    }
 }
 
 /// The digest of a file that stays as `stamp` says.

@@ -9,8 +9,8 @@ use crate::oci::{Platform, Source};
 use crate::registry::{RegistryError, Session};
 use crate::workflow::{Image, Workflow};
 
-/// What every image and data set of a workflow is, and where it lies or will lie. Fetches manifests at most; in an
-/// offline session an image whose tag was never asked stays without a digest.
+/// What every image and data set of a workflow is, and where it lies or will lie. Fetches manifests and headers of SIF files at
+/// most; in an offline session an image whose tag was never asked stays without a digest.
 pub async fn resolve(session: &Session<'_>, workflow: &Workflow) -> Result<Lock, FetchError> {
     let mut images = IndexMap::new();
     for (name, image) in &workflow.images {

@@ -45,6 +45,8 @@ mod tests {
                 "{failures}: {delay:?}"
             );
         }
+        let waits: std::collections::HashSet<Duration> = (0..100).map(|_| delay(first, 1)).collect();
+        assert!(waits.len() > 1, "many that failed together do not come back together");
     }
 
     #[test]

@@ -405,10 +405,17 @@ mod tests {
 
     #[test]
     fn the_longest_mirror_rule_counts() {
-        let options: Options = serde_json::from_str(
-            r#"{"mirrors": {"https://a.example/": "http://127.0.0.1:1/", "https://a.example/deep/": "http://127.0.0.1:2/x/"}}"#,
-        )
-        .unwrap();
+        let rules = [
+            ("https://a.example/", "http://127.0.0.1:1/"),
+            ("https://a.example/deep/", "http://127.0.0.1:2/x/"),
+        ];
+        let options = Options {
+            mirrors: rules
+                .map(|(prefix, text)| (prefix.to_owned(), text.to_owned()))
+                .into_iter()
+                .collect(),
+            ..Options::default()
+        };
         let client = Client::new(options).unwrap();
         assert_eq!(client.mirrored("https://a.example/f"), "http://127.0.0.1:1/f");
         assert_eq!(client.mirrored("https://a.example/deep/f?q"), "http://127.0.0.1:2/x/f?q");

@@ -13,9 +13,10 @@ use super::redact;
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// URL prefix → what stands in its place. The longest prefix that fits counts; the origin is not asked.
-    #[serde(deserialize_with = "replacements")]
+    #[serde(skip)]
     pub mirrors: IndexMap<String, String>,
     /// By host, as references name it (`docker.io`, `gcr.io`, `127.0.0.1:5000`).
+    #[serde(skip)]
     pub registries: IndexMap<String, RegistryOptions>,
     /// PEM files of authorities to trust beside the system's.
     pub ca_certificates: Vec<PathBuf>,
@@ -182,7 +183,7 @@ mod tests {
             let error = mirrors(bad).unwrap_err().to_string();
             assert!(error.contains("base URL") && !error.contains("secret"), "{bad}: {error}");
         }
-        let rules = |text: &str| serde_json::from_value::<Options>(serde_json::json!({"mirrors": {"gs://b/": text}}));
+        let rules = |text: &str| replacements(serde_json::json!({"gs://b/": text}));
         assert!(rules("file:///data/").is_ok() && rules("http://127.0.0.1:1/").is_ok());
         assert!(rules("/data").is_err() && rules("mirror.example/").is_err());
     }

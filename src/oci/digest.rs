@@ -171,6 +171,10 @@ mod tests {
             "md5:d41d8cd98f00b204e9800998ecf8427e",
             &empty.to_uppercase(),
             &empty[..70],
+            // As long as they should be, and no digits: what would leave a folder (CVE-2024-3727).
+            &format!("sha256:{}", "../".repeat(21) + "x"),
+            &format!("sha256:E{}", "0".repeat(63)),
+            &format!("sha512:{}", "/".repeat(128)),
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }

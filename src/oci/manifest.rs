@@ -245,6 +245,7 @@ mod tests {
             entry("", 6),
             on("linux", "arm", "v6", 7),
             on("linux", "arm", "v7", 8),
+            entry(r#","annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#, 9),
         ]
         .join(",");
         let Ok(Manifest::Index(index)) = Manifest::parse(format!(r#"{{"manifests":[{entries}]}}"#).as_bytes()) else {

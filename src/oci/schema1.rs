@@ -246,5 +246,13 @@ mod tests {
             Manifest::parse(both.to_string().as_bytes()),
             Err(ManifestError::Ambiguous)
         ));
+        let mut many: Value = serde_json::from_str(&document()).unwrap();
+        for part in ["fsLayers", "history"] {
+            many[part] = vec![many[part][1].clone(); LAYERS_MAX + 1].into();
+        }
+        assert!(matches!(
+            Manifest::parse(many.to_string().as_bytes()),
+            Err(ManifestError::TooManyLayers(_))
+        ));
     }
 }

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use serde_json::json;
 
 use super::layout::MANIFEST;
+use super::named::Named;
 use super::push::push;
 use super::upload::{BlobPlace, PushBlob};
 use super::{RegistryError, Session};
@@ -70,7 +71,7 @@ pub async fn pull_sif(session: &Session<'_>, resolved: &ResolvedSif) -> Result<P
 /// # Errors
 /// What the registry says.
 pub async fn sif_head(session: &Session<'_>, resolved: &ResolvedSif, length: u64) -> Result<Option<Vec<u8>>, RegistryError> {
-    session.blob_head(&resolved.reference, &resolved.sif, length).await
+    session.blob_head(Named::artifact(&resolved.reference), &resolved.sif, length).await
 }
 
 /// Puts the SIF file at `path`, of `size` bytes and with this digest, into a registry. Gives the manifest's digest.
@@ -106,7 +107,14 @@ pub async fn push_sif(
         blob,
         place: BlobPlace::File(path),
     });
-    push(session, reference, &blobs, manifest.to_string().as_bytes(), MANIFEST).await
+    push(
+        session,
+        Named::artifact(reference),
+        &blobs,
+        manifest.to_string().as_bytes(),
+        MANIFEST,
+    )
+    .await
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {

@@ -14,9 +14,9 @@ use tokio::task;
 
 use super::challenge::{Challenge, challenges};
 use super::endpoint::Endpoint;
+use super::named::Named;
 use super::{Credential, RegistryError, Session};
 use crate::net::{Answer, NetError, Request, is_loopback};
-use crate::oci::Reference;
 
 /// How often one request may be answered 401: an expired token, its renewal, a scope that was too small.
 const RENEWALS_MAX: usize = 3;
@@ -45,10 +45,10 @@ struct TokenAnswer {
 /// What a request is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Subject<'a> {
-    Repository(&'a Reference),
+    Repository(Named<'a>),
     /// A repository to push to, and another of the same registry to take blobs from.
     Push {
-        reference: &'a Reference,
+        reference: Named<'a>,
         from: Option<&'a str>,
     },
     /// The registry itself, by its name: whether one may log in there.
@@ -84,7 +84,7 @@ impl Subject<'_> {
     /// For people.
     pub(super) fn name(&self) -> String {
         match self {
-            Subject::Repository(reference) | Subject::Push { reference, .. } => format!("docker://{reference}"),
+            Subject::Repository(reference) | Subject::Push { reference, .. } => reference.to_string(),
             Subject::Registry(host) => (*host).to_owned(),
         }
     }
@@ -323,6 +323,7 @@ fn basic(user: &str, password: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Reference;
 
     #[test]
     fn scopes_that_are_granted_stay_and_the_newest_is_first() {
@@ -333,7 +334,7 @@ mod tests {
         };
         let of = |from, newest: &str, earlier: &[&str]| {
             let subject = Subject::Push {
-                reference: &reference,
+                reference: Named::image(&reference),
                 from,
             };
             let earlier: Vec<String> = earlier.iter().map(|scope| (*scope).to_owned()).collect();
@@ -356,7 +357,7 @@ mod tests {
                 base: base.parse().unwrap(),
                 host: "h.example".to_owned(),
             };
-            Authorization::new(&endpoint, Subject::Repository(&reference)).may_ask(&realm.parse().unwrap())
+            Authorization::new(&endpoint, Subject::Repository(Named::image(&reference))).may_ask(&realm.parse().unwrap())
         };
         assert!(may("https://h.example/", "https://auth.example/token"));
         assert!(!may("https://h.example/", "http://auth.example/token"));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task;
 
+use super::named::named;
 use super::{RegistryError, Session, TagPolicy, layout};
 use crate::net::Event;
 use crate::oci::{Descriptor, Source};
@@ -49,8 +50,10 @@ impl Session<'_> {
                 Err(RegistryError::Offline { image: source.to_string() })
             }
             Source::Registry(reference) | Source::Artifact(reference) => {
-                self.stored(blob, async |partial| self.remote_blob(reference, blob, partial, whole).await)
-                    .await
+                self.stored(blob, async |partial| {
+                    self.remote_blob(named(source, reference), blob, partial, whole).await
+                })
+                .await
             }
         }
     }

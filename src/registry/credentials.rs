@@ -182,6 +182,10 @@ mod tests {
         ] {
             assert_eq!(found(&config, host, reference).unwrap().as_ref(), expected, "{reference}");
         }
+        // Docker Hub's helper goes by its host, its password by its old URL.
+        assert_eq!(key(&config, "docker.io", "library/debian"), HUB_KEY);
+        let config = json!({"credHelpers": {"docker.io": "pass"}});
+        assert_eq!(key(&config, "docker.io", "library/debian"), "docker.io");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod keep;
 mod layout;
 mod login;
 mod modern;
+mod named;
 mod pull;
 mod push;
 mod remote;

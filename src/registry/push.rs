@@ -12,6 +12,7 @@ use tokio::task;
 
 use super::layout::{self, INDEX, MANIFEST};
 use super::modern::from_schema1;
+use super::named::Named;
 use super::resolve::NESTING_MAX;
 use super::upload::{BlobPlace, PushBlob, Target};
 use super::{Pulled, RegistryError, Resolved, Session, pull};
@@ -34,12 +35,12 @@ pub enum Extent {
 /// The registry's refusal; what the network or the disk say.
 pub async fn push(
     session: &Session<'_>,
-    reference: &Reference,
+    reference: Named<'_>,
     blobs: &[PushBlob<'_>],
     manifest: &[u8],
     media_type: &str,
 ) -> Result<Digest, RegistryError> {
-    let endpoint = session.origin(reference).await?;
+    let endpoint = session.origin(&reference).await?;
     let target = Target {
         session,
         endpoint: &endpoint,
@@ -64,7 +65,7 @@ pub async fn push_image(session: &Session<'_>, source: &Source, extent: &Extent,
     let target = Target {
         session,
         endpoint: &endpoint,
-        reference,
+        reference: Named::image(reference),
         from,
     };
     let ask = reference.to_ask();

@@ -8,9 +8,10 @@ use reqwest::{Method, StatusCode, Url};
 use super::auth::{Authorization, Subject};
 use super::blob::OnWhole;
 use super::endpoint::Endpoint;
+use super::named::Named;
 use super::{RegistryError, Session};
 use crate::net::{Answer, Content, Download, Event, NetError, Request};
-use crate::oci::{self, Descriptor, Digest, Hasher, MANIFEST_MAX, Reference};
+use crate::oci::{self, Descriptor, Digest, Hasher, MANIFEST_MAX};
 
 /// Whether a body is only hashed, or must have a certain sum.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +25,11 @@ impl Session<'_> {
     /// registry says in `Docker-Content-Digest` does not count: the body is hashed.
     pub(super) async fn remote_manifest(
         &self,
-        reference: &Reference,
+        reference: Named<'_>,
         ask: &str,
         expect: Expect<'_>,
     ) -> Result<(Digest, Vec<u8>), RegistryError> {
-        let endpoints = self.endpoints(reference).await?;
+        let endpoints = self.endpoints(&reference).await?;
         self.first_of(&endpoints, async |endpoint| {
             self.manifest_at(endpoint, reference, ask, expect).await
         })
@@ -38,12 +39,12 @@ impl Session<'_> {
     async fn manifest_at(
         &self,
         endpoint: &Endpoint,
-        reference: &Reference,
+        reference: Named<'_>,
         ask: &str,
         expect: Expect<'_>,
     ) -> Result<(Digest, Vec<u8>), RegistryError> {
         let what = || format!("the manifest {ask}");
-        let image = || format!("docker://{reference}");
+        let image = || reference.to_string();
         let mut request =
             Request::get(endpoint.manifest(reference.repository(), ask)?).header(ACCEPT, HeaderValue::from_static(oci::ACCEPT));
         if let Expect::Digest(_) = expect {
@@ -74,11 +75,11 @@ impl Session<'_> {
     }
 
     /// The length of a blob that no manifest tells (schema 1), as the registry says it.
-    pub(super) async fn remote_size(&self, reference: &Reference, digest: &Digest) -> Result<u64, RegistryError> {
-        let endpoints = self.endpoints(reference).await?;
+    pub(super) async fn remote_size(&self, reference: Named<'_>, digest: &Digest) -> Result<u64, RegistryError> {
+        let endpoints = self.endpoints(&reference).await?;
         self.first_of(&endpoints, async |endpoint| {
             let what = || format!("the size of the blob {digest}");
-            let image = || format!("docker://{reference}");
+            let image = || reference.to_string();
             let mut request = Request::get(endpoint.blob(reference.repository(), &digest.to_string())?);
             request.method = Method::HEAD;
             let answer = self.authorized(endpoint, Subject::Repository(reference), &request, 0, what).await?;
@@ -95,8 +96,8 @@ impl Session<'_> {
     }
 
     /// At most the first `length` bytes of a blob, unverified; `None` where the server gives the whole or nothing.
-    pub(super) async fn blob_head(&self, reference: &Reference, blob: &Descriptor, length: u64) -> Result<Option<Vec<u8>>, RegistryError> {
-        let endpoints = self.endpoints(reference).await?;
+    pub(super) async fn blob_head(&self, reference: Named<'_>, blob: &Descriptor, length: u64) -> Result<Option<Vec<u8>>, RegistryError> {
+        let endpoints = self.endpoints(&reference).await?;
         let length = length.min(blob.size).max(1);
         let range = HeaderValue::from_str(&format!("bytes=0-{}", length - 1)).expect("digits are a header value");
         self.first_of(&endpoints, async |endpoint| {
@@ -140,12 +141,12 @@ impl Session<'_> {
     /// A blob into the file at `partial`, told to `whole` before it is synced: from the registry's servers, and a foreign one from where it says it is.
     pub(super) async fn remote_blob(
         &self,
-        reference: &Reference,
+        reference: Named<'_>,
         blob: &Descriptor,
         partial: &Path,
         whole: OnWhole<'_>,
     ) -> Result<(), RegistryError> {
-        let endpoints = self.endpoints(reference).await?;
+        let endpoints = self.endpoints(&reference).await?;
         let from_registry = self
             .first_of(&endpoints, async |endpoint| {
                 self.blob_at(endpoint, reference, blob, partial, whole).await
@@ -175,7 +176,7 @@ impl Session<'_> {
     async fn blob_at(
         &self,
         endpoint: &Endpoint,
-        reference: &Reference,
+        reference: Named<'_>,
         blob: &Descriptor,
         partial: &Path,
         whole: OnWhole<'_>,
@@ -229,6 +230,6 @@ fn download<'a>(request: Request, blob: &'a Descriptor, partial: &'a Path) -> Do
     }
 }
 
-fn blob_error(reference: &Reference, blob: &Descriptor, host: &str, source: crate::net::NetError) -> RegistryError {
-    RegistryError::net(format!("the blob {}", blob.digest), format!("docker://{reference}"), host, source)
+fn blob_error(reference: Named<'_>, blob: &Descriptor, host: &str, source: crate::net::NetError) -> RegistryError {
+    RegistryError::net(format!("the blob {}", blob.digest), reference.to_string(), host, source)
 }

@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 use jiff::Timestamp;
 
+use super::named::{Named, named};
 use super::remote::Expect;
 use super::tags::{near, tags};
 use super::{RegistryError, Session, TagPolicy, layout};
@@ -125,7 +126,9 @@ impl Session<'_> {
         if self.tags == TagPolicy::Offline {
             return Err(RegistryError::Offline { image: source.to_string() });
         }
-        let asked = self.remote_manifest(reference, &reference.to_ask(), Expect::Anything).await;
+        let asked = self
+            .remote_manifest(named(source, reference), &reference.to_ask(), Expect::Anything)
+            .await;
         let (digest, bytes) = match asked {
             Err(error @ RegistryError::Refused { status: 404, .. }) => return Err(self.no_such_tag(source, reference, error).await),
             asked => asked?,
@@ -171,7 +174,7 @@ impl Session<'_> {
                     let image = format!("docker://{reference}");
                     return Err(RegistryError::Offline { image });
                 }
-                None => self.remote_size(reference, digest).await?,
+                None => self.remote_size(Named::image(reference), digest).await?,
             };
             layers.push(describe(LAYER, digest, size));
         }
@@ -243,7 +246,9 @@ impl Session<'_> {
                 if self.tags == TagPolicy::Offline {
                     return Err(RegistryError::Offline { image: source.to_string() });
                 }
-                let (_, bytes) = self.remote_manifest(reference, &digest.to_string(), Expect::Digest(digest)).await?;
+                let (_, bytes) = self
+                    .remote_manifest(named(source, reference), &digest.to_string(), Expect::Digest(digest))
+                    .await?;
                 self.store.write_blob(digest, &bytes)?;
                 Ok(bytes)
             }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::auth::Subject;
 use super::endpoint::Endpoint;
+use super::named::Named;
 use super::{RegistryError, Session};
 use crate::net::Request;
 use crate::oci::Reference;
@@ -36,7 +37,13 @@ async fn all_pages(session: &Session<'_>, endpoint: &Endpoint, reference: &Refer
     for _ in 0..PAGES_MAX {
         let what = || "the list of tags".to_owned();
         let answer = session
-            .authorized(endpoint, Subject::Repository(reference), &Request::get(url.clone()), PAGE_MAX, what)
+            .authorized(
+                endpoint,
+                Subject::Repository(Named::image(reference)),
+                &Request::get(url.clone()),
+                PAGE_MAX,
+                what,
+            )
             .await?;
         let page: Page = serde_json::from_slice(&answer.body).map_err(|source| RegistryError::TagsFormat {
             image: format!("docker://{reference}"),

@@ -9,9 +9,10 @@ use reqwest::{Method, StatusCode, Url};
 
 use super::auth::{Authorization, Subject};
 use super::endpoint::Endpoint;
+use super::named::Named;
 use super::{RegistryError, Session};
 use crate::net::{Answer, Event, NetError, Request, Upload};
-use crate::oci::{Descriptor, Reference, Source};
+use crate::oci::{Descriptor, Source};
 
 /// How much of an answer is read, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -35,7 +36,7 @@ pub enum BlobPlace<'a> {
 pub(super) struct Target<'a> {
     pub session: &'a Session<'a>,
     pub endpoint: &'a Endpoint,
-    pub reference: &'a Reference,
+    pub reference: Named<'a>,
     /// Another repository of the same registry, which has the blobs.
     pub from: Option<&'a str>,
 }
@@ -147,7 +148,7 @@ impl Target<'_> {
 
     fn nowhere(&self) -> RegistryError {
         RegistryError::NoUpload {
-            image: format!("docker://{}", self.reference),
+            image: self.reference.to_string(),
             host: self.endpoint.host.clone(),
         }
     }
@@ -269,7 +270,7 @@ impl Target<'_> {
         begun: &Begun,
     ) -> Result<Answer, Broken> {
         let failed = |error: NetError| {
-            let image = format!("docker://{}", self.reference);
+            let image = self.reference.to_string();
             RegistryError::net(format!("the new blob {}", blob.digest), image, &self.endpoint.host, error)
         };
         let answer = match answer {

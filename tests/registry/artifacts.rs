@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use dvrun::oci::Digest;
+use dvrun::oci::{Digest, Platform};
 
 use crate::support::image::{gz, image};
 use crate::support::{Registry, Sandbox, Valve, checkout, finish};
@@ -58,7 +58,7 @@ fn a_sif_file_goes_and_comes_back() {
     // The file system alone.
     finish(sandbox.dvrun().args(["pull", &name, "-o", "back.sqfs", "--format", "squashfs"])).ok();
     assert_eq!(&fs::read(sandbox.work().join("back.sqfs")).unwrap()[..4], b"hsqs");
-    for (format, why) in [("dir", "one file already"), ("oci", "not an image of layers")] {
+    for (format, why) in [("dir", "dvrun image extract"), ("oci", "not an image of layers")] {
         let refused = finish(sandbox.dvrun().args(["pull", &name, "-o", "no", "--format", format]));
         assert!(!refused.status.success(), "{refused}");
         refused.complains(why);
@@ -130,6 +130,91 @@ fn a_registrys_sif_file_is_looked_at_run_and_kept() {
     assert!(sandbox.read("out/said").contains("BusyBox"));
     finish(sandbox.dvrun().args(["image", "rm", &name])).ok();
     assert!(!Path::new(path.trim_end()).exists());
+}
+
+#[test]
+fn a_sif_file_for_another_processor_is_told_before_it_is_fetched() {
+    let Some(registry) = Registry::start() else { return };
+    let sandbox = Sandbox::new();
+    let mut bytes = fs::read(tools(&sandbox)).unwrap();
+    let host = Platform::host().to_string();
+    // SIF's numbers of processors.
+    let (other, number) = match host.as_str() {
+        "linux/arm64" => ("linux/amd64", b"02"),
+        _ => ("linux/arm64", b"04"),
+    };
+    bytes[0x2d..0x2f].copy_from_slice(number);
+    sandbox.write("other.sif", &bytes);
+    let valve = Valve::slow(registry.port(), 1 << 30);
+    let name = format!("oras://127.0.0.1:{}/lab/other:1", valve.port());
+    finish(sandbox.dvrun().args(["push", "other.sif", &name])).ok();
+
+    let before = valve.passed();
+    for arguments in [
+        &["pull", &name][..],
+        &["pull", &name, "-o", "no.sif"],
+        &["exec", &name, "--", "true"],
+    ] {
+        let refused = finish(sandbox.dvrun().args(arguments));
+        assert!(!refused.status.success(), "{refused}");
+        refused.complains(&name).complains(&host).complains(other).complains("platform");
+    }
+    let moved = valve.passed() - before;
+    assert!(moved < bytes.len() as u64 / 2, "{moved} bytes to see what {} are for", bytes.len());
+    assert!(!sandbox.work().join("no.sif").exists());
+
+    // Who wants it gets it; it is there now, and still not for this host.
+    finish(sandbox.dvrun().args(["pull", "--platform", other, &name])).ok();
+    finish(sandbox.dvrun().args(["pull", "--platform", other, &name, "-o", "back.sif"])).ok();
+    assert!(fs::read(sandbox.work().join("back.sif")).unwrap() == bytes);
+    for arguments in [
+        &["pull", &name][..],
+        &["pull", &name, "-o", "no.sif"],
+        &["exec", &name, "--", "true"],
+    ] {
+        let refused = finish(sandbox.dvrun().args(arguments));
+        assert!(!refused.status.success(), "{refused}");
+        refused.complains(&name).complains(&host).complains(other);
+    }
+    assert!(!sandbox.work().join("no.sif").exists());
+}
+
+#[test]
+fn an_image_in_the_store_is_for_its_own_platform_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.copy(&checkout().join("workflows/quickstart/image"), "image");
+    let own = ["pull", "--platform", "linux/amd64", "oci:image:1.0"];
+    let other = ["pull", "--platform", "linux/arm64", "oci:image:1.0"];
+    let refused = || {
+        finish(sandbox.dvrun().args(other))
+            .exits(3)
+            .complains("made for linux/amd64, not for linux/arm64");
+    };
+    refused();
+    finish(sandbox.dvrun().args(own)).ok();
+    // Now that it is there.
+    refused();
+    finish(sandbox.dvrun().args(own)).ok();
+}
+
+#[test]
+fn what_fails_below_oras_says_oras() {
+    let Some(registry) = Registry::start() else { return };
+    let sandbox = Sandbox::new();
+    tools(&sandbox);
+    sandbox.config("network: {attempts: 1}\n");
+    // Nobody listens on the first port.
+    let silent = "oras://127.0.0.1:1/lab/x:1".to_owned();
+    let missing = format!("oras://{}/lab/none:1", registry.host());
+    for (arguments, name) in [
+        (&["pull", &missing][..], &missing),
+        (&["inspect", &missing], &missing),
+        (&["pull", &silent], &silent),
+        (&["push", "tools.sif", &silent], &silent),
+    ] {
+        let failed = finish(sandbox.dvrun().args(arguments)).exits(3).complains(name);
+        assert!(!failed.stderr.contains("docker://"), "{failed}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What registries say before they give: challenges, tokens, redirects, mirrors. Each test replays one's manner.
 
+use std::collections::BTreeSet;
+
 use dvrun::net::{Client, Options, RegistryOptions};
 use dvrun::registry::{Credential, Credentials, TagPolicy};
 use serde_json::json;
@@ -197,6 +199,9 @@ async fn redirects_come_to_an_end() {
         .unwrap_err();
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(cause.contains("redirects more than 10 times"), "{cause}");
+    // Each redirect leads to a new place; a request that was repeated counts once.
+    let targets: BTreeSet<_> = server.targets("/manifests/").into_iter().collect();
+    assert_eq!(targets.len(), 11, "the first request and ten more");
     let server = Faults::serve(|_| Reply::redirect("file:///etc/passwd"));
     let error = fetch(&client(), cache.path(), &format!("docker://{}/lab/x:1", server.host()))
         .await

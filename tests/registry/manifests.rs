@@ -34,6 +34,19 @@ async fn indexes_in_indexes_and_attestations() {
 }
 
 #[tokio::test]
+async fn the_platforms_of_inner_indexes_are_named() {
+    let (arm, power) = (image_for("arm64", &[b"arm"]), image_for("ppc64le", &[b"power"]));
+    let inner = index(&[(json!({"os": "linux", "architecture": "ppc64le"}), &power)]);
+    let outer = index(&[(json!({"os": "linux", "architecture": "arm64"}), &arm), (Value::Null, &inner)]);
+    let error = pull(move |asked| outer.answer(asked), "x:1").await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("nothing for linux/amd64") && text.contains("linux/arm64, linux/ppc64le"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn nesting_ends() {
     let mut image = image(&[b"x"]);
     for _ in 0..5 {

@@ -174,4 +174,11 @@ async fn what_a_server_sends_has_an_end() {
     })
     .await;
     assert!(error.to_string().len() < 1000, "{}", error.to_string().len());
+    // More of them than is read at all: no JSON any more.
+    let (error, _) = refused(|_| {
+        let body = json!({"errors": [{"code": "DENIED", "message": "x".repeat(1 << 20)}]});
+        Reply::new(403, body.to_string())
+    })
+    .await;
+    assert!(error.to_string().ends_with("status 403"), "{}", error.to_string().len());
 }

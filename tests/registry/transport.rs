@@ -105,11 +105,16 @@ fn a_mirror_that_is_no_url_is_told_with_its_place() {
             "line 3",
         ),
         ("tag_ttl: 1h\nmirrors:\n  \"gs://bucket/\": mirror.example/bucket\n", "line 3"),
-        ("network:\n  registries:\n    docker.io: {mirrors: [\"ftp://h\"]}\n", "line 3"),
     ] {
         sandbox.config(config);
         let refused = finish(sandbox.dvrun().args(["image", "ls"])).exits(2);
         refused.complains("config.yaml").complains(place).complains("URL");
+    }
+    // One place for each setting.
+    for name in ["registries", "mirrors"] {
+        sandbox.config(&format!("network:\n  {name}: {{}}\n"));
+        let refused = finish(sandbox.dvrun().args(["image", "ls"])).exits(2);
+        refused.complains("config.yaml").complains(name);
     }
 }
 
