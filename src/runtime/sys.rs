@@ -249,14 +249,6 @@ pub fn default_signals() {
     }
 }
 
-/// `execve`; returns only to say why not.
-pub fn execute(program: &CString, argv: &[CString], env: &[CString]) -> Errno {
-    match nix::unistd::execve(program, argv, env) {
-        Ok(never) => match never {},
-        Err(errno) => errno,
-    }
-}
-
 /// `argv` or `envp` of `execve`, made ready where memory may still be allocated.
 pub struct Words<'a> {
     /// Ends with a null pointer.
@@ -274,11 +266,17 @@ impl<'a> Words<'a> {
     }
 }
 
-/// [`execute`] without an allocation.
+/// `execve`, without an allocation; returns only to say why not.
 pub fn execute_words(program: &CString, argv: &Words, env: &Words) -> Errno {
     // SAFETY: both lists end with a null pointer and point to C strings that they borrow.
     unsafe { libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
     Errno::last()
+}
+
+/// Whether a path leads somewhere, without an allocation.
+pub fn is_there(path: &CString) -> bool {
+    // SAFETY: a C string, alive during the call.
+    unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
 }
 
 /// `dup2` onto a number that nobody owns: one of a standard stream, in a child.
