@@ -54,6 +54,7 @@ pub fn start(image: Squashfs, owner: Owner, control: &OwnedFd) -> nix::Result<(P
         Side::Parent(pid) => Ok((pid, Handover(theirs))),
         Side::Child => {
             drop(theirs);
+            sys::keep_freed_memory();
             let code = match prepare(monitor).and_then(|()| receive(&ours)) {
                 Ok(Some(device)) => {
                     drop(ours);
