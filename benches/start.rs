@@ -20,6 +20,11 @@ fn main() {
         command.arg("exec").arg(image).args(["--", "/bin/true"]).env("HOME", dir.path());
         command
     };
+    measure("dvrun --version", &mut || {
+        let mut command = Command::new(&dvrun);
+        command.arg("--version");
+        command
+    });
     let folder = measure("dvrun exec FOLDER", &mut || exec(&root));
     let file = measure("dvrun exec FILE", &mut || exec(&image));
     let bwrap = measure("bwrap --bind FOLDER", &mut || {

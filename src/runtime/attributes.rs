@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::kernel::Kernel;
 use super::sys::{self, Depth};
@@ -16,6 +17,25 @@ const COMMON: MsFlags = MsFlags::MS_RDONLY
     .union(MsFlags::MS_NOSUID)
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
+
+/// Puts a copy of what is mounted at `source`, with all that is mounted below it, on `point`: with `flags` (as for [`add`])
+/// from the first moment on, and without a path.
+///
+/// # Errors
+/// ENOSYS before Linux 5.12, or what the kernel says.
+pub fn attach(source: impl AsFd, point: impl AsFd, flags: MsFlags) -> nix::Result<()> {
+    debug_assert!(COMMON.contains(flags));
+    let copy =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(source, c"", copy).map_err(errno)?;
+    sys::set_mount_attributes(&tree, flags.bits(), Depth::All)?;
+    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, c"", point, c"", both).map_err(errno)
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}
 
 /// Sets `flags` (of `MS_RDONLY`, `MS_NOSUID`, `MS_NODEV`, `MS_NOEXEC`) on the mount whose root `fd` refers to, and on
 /// those below it.

@@ -256,6 +256,12 @@ fn execute(item: &Work<'_>, base: &OwnedFd, empty: &OwnedFd, kernel: Kernel) -> 
     };
     let path = PathBuf::from(handle(&point));
     let bound = |source: &OwnedFd| -> Result<(), RuntimeError> {
+        if kernel.mount_attributes {
+            match attributes::attach(source, &point, item.flags) {
+                Err(Errno::ENOSYS) => {}
+                done => return done.map_err(failed),
+            }
+        }
         bind(source, &path).map_err(failed)?;
         // The point's descriptor is of what is now hidden: look again.
         let top = inside::find(base.as_fd(), target).map_err(failed)?;
@@ -272,7 +278,7 @@ fn execute(item: &Work<'_>, base: &OwnedFd, empty: &OwnedFd, kernel: Kernel) -> 
             Some("newinstance,ptmxmode=0666,mode=0620"),
         )
         .map_err(failed),
-        What::Memory { mode, .. } => root::memory(&path, *mode, item.flags).map_err(failed),
+        What::Memory { mode, .. } => bound(&root::memory_folder(*mode).map_err(failed)?),
         What::ProcMasked if inside::kind(&point).map_err(failed)? == Kind::File => bound(empty),
         What::ProcMasked => Ok(()),
         What::ProcReadOnly => bound(&point),
@@ -356,7 +362,12 @@ fn regular(image: &OwnedFd, path: &str) -> Option<fs::File> {
 
 /// The text of a file; nothing where there is none or it cannot be read: it is as good as absent.
 fn limited(file: Option<fs::File>) -> Vec<u8> {
-    let mut text = Vec::new();
+    let size = file
+        .as_ref()
+        .and_then(|file| file.metadata().ok())
+        .map_or(0, |meta| meta.len().min(ETC_LIMIT));
+    // With room for one byte more it is read in one piece.
+    let mut text = Vec::with_capacity(size as usize + 1);
     match file.map(|file| file.take(ETC_LIMIT).read_to_end(&mut text)) {
         Some(Ok(_)) => text,
         Some(Err(_)) | None => Vec::new(),

@@ -126,11 +126,12 @@ const TYPING: [u32; 2] = [libc::TIOCSTI as u32, TIOCLINUX];
 /// `include/uapi/asm-generic/ioctls.h`.
 const TIOCLINUX: u32 = 0x541c;
 
-/// Filters the system calls of this process from now on, and of all that it will execute. `no_new_privs` must be set.
+/// Filters the system calls of this process by [`program`] from now on, and of all that it will execute. `no_new_privs` must be
+/// set. Allocates nothing.
 ///
 /// A kernel that was built without filters gets none: what the filter refuses is also refused for want of capabilities.
-pub fn apply() -> nix::Result<()> {
-    match sys::filter_system_calls(&program()) {
+pub fn apply(program: &[libc::sock_filter]) -> nix::Result<()> {
+    match sys::filter_system_calls(program) {
         Err(Errno::ENOSYS | Errno::EINVAL) => Ok(()),
         done => done,
     }
@@ -147,7 +148,7 @@ const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// The filter as a program of classic BPF.
-fn program() -> Vec<libc::sock_filter> {
+pub fn program() -> Vec<libc::sock_filter> {
     let mut program = vec![load(ARCH)];
     for abi in ABIS {
         let part = part(abi);

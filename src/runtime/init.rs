@@ -1,9 +1,9 @@
 //! The container's first process: makes the container, starts the program, reaps, passes signals on.
 
-use std::ffi::CString;
-use std::io::{Read, Write};
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -16,9 +16,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SignalFd, siginfo};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getppid, pipe2};
+use nix::unistd::{Pid, getppid};
 
-use super::container::User;
+use super::container::{Container, User};
 use super::enter::{self, Ids};
 use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
@@ -27,7 +27,7 @@ use super::launch::DEFAULT_PATH;
 use super::monitor;
 use super::orphans;
 use super::serve::View;
-use super::sys::{self, Fate, Side};
+use super::sys::{self, Fate, Words};
 use super::wire::{self, Message, RANK_SOCKET, Spec};
 
 /// Whose session the program joins.
@@ -162,116 +162,112 @@ fn launch(spec: &Spec, session: Session, terminal: Option<OwnedFd>) -> Result<Pi
     };
     let argv = words(&mut container.argv.iter().cloned())?;
     let env = words(&mut container.env.iter().map(|(name, value)| format!("{name}={value}")))?;
-    let (mut from, to) = pipe_files()?;
-    match sys::fork().map_err(setup("fork"))? {
-        Side::Parent(program) => {
-            drop(to);
-            let mut text = Vec::new();
-            from.read_to_end(&mut text).map_err(|error| RuntimeError::Setup {
-                what: "waiting for the program".to_owned(),
-                source: (&error).into(),
-            })?;
-            if text.is_empty() {
-                return Ok(program);
-            }
-            Err(serde_json::from_slice(&text).unwrap_or(RuntimeError::Lost))
+    let candidates = words(&mut candidates(container))?;
+    let (argv, env) = (Words::new(&argv), Words::new(&env));
+    let filter = filter::program();
+    // None of this process's descriptors is the program's; the child gets a copy of what is decided here.
+    sys::close_from(3, Fate::ClosedOnExec).map_err(setup("closing descriptors"))?;
+    if spec.has_socket() {
+        sys::keep_on_exec(RANK_SOCKET).map_err(setup("keeping the launcher's socket"))?;
+    }
+    let mut failed = Failed::At("starting the program");
+    let mut become_it = || match prepare(session, spec.rank.is_some(), terminal.as_ref(), &filter) {
+        Err((what, errno)) => {
+            failed = Failed::At(what);
+            errno
         }
-        Side::Child => {
-            drop(from);
-            let error = execute(spec, session, terminal, &argv, &env);
-            let text = serde_json::to_vec(&error).expect("errors have no maps with odd keys");
-            let mut to = to;
-            sys::exit_now(if to.write_all(&text).is_ok() { 1 } else { 2 })
+        Ok(()) => {
+            let (which, errno) = execute(&candidates, &argv, &env);
+            failed = Failed::Executing(which);
+            errno
         }
-    }
-}
-
-fn pipe_files() -> Result<(std::fs::File, std::fs::File), RuntimeError> {
-    let (from, to) = pipe2(OFlag::O_CLOEXEC).map_err(RuntimeError::setup("pipe"))?;
-    Ok((from.into(), to.into()))
-}
-
-/// Becomes the program; returns only to say why not.
-fn execute(spec: &Spec, session: Session, terminal: Option<OwnedFd>, argv: &[CString], env: &[CString]) -> RuntimeError {
-    let container = &spec.container;
-    let setup = |what: &str, errno: Errno| RuntimeError::setup(what)(errno);
-    // Who is not PID 1 does not take its children with it.
-    if spec.rank.is_some()
-        && let Err(errno) = prctl::set_pdeathsig(Signal::SIGKILL)
-    {
-        return setup("PR_SET_PDEATHSIG", errno);
-    }
-    if session == Session::Own
-        && let Err(errno) = nix::unistd::setsid()
-    {
-        return setup("setsid", errno);
-    }
-    if let Some(terminal) = terminal
-        && let Err(errno) = sys::control_terminal(&terminal).and_then(|()| {
-            nix::unistd::dup2_stdin(&terminal)?;
-            nix::unistd::dup2_stdout(&terminal)?;
-            nix::unistd::dup2_stderr(&terminal)
-        })
-    {
-        return setup("taking the terminal", errno);
-    }
-    sys::default_signals();
-    if let Err(errno) = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None) {
-        return setup("unblocking signals", errno);
-    }
-    if let Err(errno) = sys::close_from(3, Fate::ClosedOnExec) {
-        return setup("closing descriptors", errno);
-    }
-    if spec.has_socket()
-        && let Err(errno) = sys::keep_on_exec(RANK_SOCKET)
-    {
-        return setup("keeping the launcher's socket", errno);
-    }
-    if let Err(errno) = filter::apply() {
-        return setup("filtering system calls", errno);
-    }
-    let program = &container.argv[0];
-    let path = container
-        .env
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "PATH")
-        .map_or(DEFAULT_PATH, |(_, path)| path);
-    let candidates: Vec<PathBuf> = if program.contains('/') {
-        vec![PathBuf::from(program)]
-    } else {
-        path.split(':')
-            .map(|folder| Path::new(if folder.is_empty() { "." } else { folder }).join(program))
-            .collect()
     };
-    let mut found = None;
-    for candidate in candidates {
-        let Ok(file) = CString::new(candidate.as_os_str().as_encoded_bytes()) else {
-            continue;
-        };
-        match sys::execute(&file, argv, env) {
-            // Not there; or its interpreter is not.
-            Errno::ENOENT | Errno::ENOTDIR if !candidate.exists() => {}
-            errno => {
-                found.get_or_insert((candidate, errno));
-            }
-        }
-    }
-    match found {
-        None => RuntimeError::ProgramNotFound {
-            program: program.clone(),
+    // All signals are blocked here, and there is no other thread.
+    let errno = match sys::spawn_sharing_memory(&mut become_it) {
+        Ok(program) => return Ok(program),
+        Err(errno) => errno,
+    };
+    let program = container.argv[0].clone();
+    Err(match failed {
+        Failed::At(what) => setup(what)(errno),
+        Failed::Executing(None) => RuntimeError::ProgramNotFound {
             path: if program.contains('/') {
                 container.cwd.display().to_string()
             } else {
-                path.to_owned()
+                search_path(container).to_owned()
             },
+            program,
         },
-        Some((file, errno)) => RuntimeError::NotExecutable {
-            program: program.clone(),
-            reason: reason(&file, errno),
+        Failed::Executing(Some(which)) => RuntimeError::NotExecutable {
+            program,
+            reason: reason(Path::new(OsStr::from_bytes(candidates[which].as_bytes())), errno),
             source: errno.into(),
         },
+    })
+}
+
+/// What the child could not do.
+enum Failed {
+    At(&'static str),
+    /// The candidate that is there, if any is.
+    Executing(Option<usize>),
+}
+
+/// `PATH` of the container.
+fn search_path(container: &Container) -> &str {
+    let path = container.env.iter().rev().find(|(name, _)| name == "PATH");
+    path.map_or(DEFAULT_PATH, |(_, path)| path)
+}
+
+/// Where the program may be, in the order in which it is tried.
+fn candidates(container: &Container) -> Box<dyn Iterator<Item = String> + '_> {
+    let program = &container.argv[0];
+    match program.contains('/') {
+        true => Box::new(std::iter::once(program.clone())),
+        false => Box::new(
+            search_path(container)
+                .split(':')
+                .map(move |folder| format!("{}/{program}", if folder.is_empty() { "." } else { folder })),
+        ),
     }
+}
+
+/// In the child, whose memory is this process's: system calls alone, no allocation.
+fn prepare(session: Session, rank: bool, terminal: Option<&OwnedFd>, filter: &[libc::sock_filter]) -> Result<(), (&'static str, Errno)> {
+    let at = |what: &'static str| move |errno: Errno| (what, errno);
+    if rank {
+        // Who is not PID 1 does not take its children with it.
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(at("PR_SET_PDEATHSIG"))?;
+    }
+    if session == Session::Own {
+        nix::unistd::setsid().map_err(at("setsid"))?;
+    }
+    if let Some(terminal) = terminal {
+        let taken = sys::control_terminal(terminal).and_then(|()| {
+            nix::unistd::dup2_stdin(terminal)?;
+            nix::unistd::dup2_stdout(terminal)?;
+            nix::unistd::dup2_stderr(terminal)
+        });
+        taken.map_err(at("taking the terminal"))?;
+    }
+    sys::default_signals();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at("unblocking signals"))?;
+    filter::apply(filter).map_err(at("filtering system calls"))
+}
+
+/// Becomes the program; returns only to say why not, and of which candidate: the first that is there.
+fn execute(candidates: &[CString], argv: &Words, env: &Words) -> (Option<usize>, Errno) {
+    let mut found = None;
+    for (which, candidate) in candidates.iter().enumerate() {
+        match sys::execute_words(candidate, argv, env) {
+            // Not there; or its interpreter is not.
+            Errno::ENOENT | Errno::ENOTDIR if !sys::is_there(candidate) => {}
+            errno => {
+                found.get_or_insert((Some(which), errno));
+            }
+        }
+    }
+    found.unwrap_or((None, Errno::ENOENT))
 }
 
 fn reason(file: &Path, errno: Errno) -> String {

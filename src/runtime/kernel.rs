@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Kernel {
     /// Overlay file systems in user namespaces (Linux 5.11).
     pub overlay: bool,
-    /// `mount_setattr` (Linux 5.12).
+    /// `mount_setattr` (Linux 5.12), and with it mounts that are made before they have a place.
     pub mount_attributes: bool,
     /// `pivot_root`, which a host that runs from its initial RAM disk refuses (diskless nodes).
     pub pivot_root: bool,

@@ -109,11 +109,12 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
         ));
     }
     steps.extend(defaults(container, identity));
+    let made = FRESH.map(|outer| (outer, resolve(Path::new(outer))));
     for step in &mut steps {
-        step.target = match fresh(&step.target) {
-            Some((outer, rest)) => resolve(outer).join(rest),
-            None => resolve(&step.target),
-        };
+        let below = made
+            .iter()
+            .find_map(|(outer, resolved)| Some(resolved.join(within(&step.target, outer)?)));
+        step.target = below.unwrap_or_else(|| resolve(&step.target));
         if step.target == Path::new("/") && step.what != What::Folder {
             return Err(RuntimeError::invalid("something is to be mounted on the root itself"));
         }
@@ -128,16 +129,15 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
     Ok(steps)
 }
 
-/// A target below what is made anew here: links that an image has at such a place (`/dev/stdout`, `/dev/shm`) are hidden, and
-/// lead nowhere.
-fn fresh(target: &Path) -> Option<(&'static Path, &Path)> {
-    let outer = ["/dev", "/proc"]
-        .map(Path::new)
-        .into_iter()
-        .find(|outer| target.starts_with(outer))?;
+/// What is made anew here.
+const FRESH: [&str; 2] = ["/dev", "/proc"];
+
+/// The rest of a target below `outer`, which is made anew: links that an image has at such a place (`/dev/stdout`,
+/// `/dev/shm`) are hidden, and lead nowhere.
+fn within<'a>(target: &'a Path, outer: &str) -> Option<&'a Path> {
     let rest = target.strip_prefix(outer).ok().filter(|rest| !rest.as_os_str().is_empty())?;
     let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
-    plain.then_some((outer, rest))
+    plain.then_some(rest)
 }
 
 fn defaults(container: &Container, identity: Identity) -> Vec<Step> {

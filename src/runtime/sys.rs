@@ -252,14 +252,6 @@ pub fn default_signals() {
     }
 }
 
-/// `execve`; returns only to say why not.
-pub fn execute(program: &CString, argv: &[CString], env: &[CString]) -> Errno {
-    match nix::unistd::execve(program, argv, env) {
-        Ok(never) => match never {},
-        Err(errno) => errno,
-    }
-}
-
 /// `argv` or `envp` of `execve`, made ready where memory may still be allocated.
 pub struct Words<'a> {
     /// Ends with a null pointer.
@@ -277,11 +269,17 @@ impl<'a> Words<'a> {
     }
 }
 
-/// [`execute`] without an allocation.
+/// `execve`, without an allocation; returns only to say why not.
 pub fn execute_words(program: &CString, argv: &Words, env: &Words) -> Errno {
     // SAFETY: both lists end with a null pointer and point to C strings that they borrow.
     unsafe { libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
     Errno::last()
+}
+
+/// Whether a path leads somewhere, without an allocation.
+pub fn is_there(path: &CString) -> bool {
+    // SAFETY: a C string, alive during the call.
+    unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
 }
 
 /// `dup2` onto a number that nobody owns: one of a standard stream, in a child.
@@ -346,6 +344,23 @@ pub fn wait_for_usage(pid: Pid) -> Result<(Status, u64, u64)> {
     let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
     Ok((status, micros(used.ru_utime) + micros(used.ru_stime), used.ru_maxrss as u64 * 1024))
 }
+
+/// Has the allocator keep what is freed. By default a buffer of the size of an image's blocks goes back to the kernel, and the
+/// next one costs a page fault for every 4 KiB.
+#[cfg(target_env = "gnu")]
+pub fn keep_freed_memory() {
+    const LARGER_THAN_ANY_BLOCK: libc::c_int = 16 << 20;
+    const ALL_THAT_A_CACHE_TAKES: libc::c_int = 256 << 20;
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGER_THAN_ANY_BLOCK);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, ALL_THAT_A_CACHE_TAKES);
+    }
+}
+
+/// As this allocator likes it.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_freed_memory() {}
 
 /// Ends this process at once, without the destructors and buffers that it shares with its parent.
 pub fn exit_now(status: i32) -> ! {

@@ -297,7 +297,7 @@ fn leave_nothing() {
         overlay,
         ..Kernel::default()
     });
-    for i in 0..300 {
+    for i in 0..1000 {
         let container = fixtures[i % 2].container(&["true"]);
         let mut running = start_with(&container, kernels[i / 2 % 2], Stream::Null, &out, &err).unwrap();
         assert!(running.wait().unwrap().status.success());

@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::Command;
 
 use dvrun::runtime::{Container, Kernel, RuntimeError, User};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::fixture::*;
+use crate::support::{finish, lane};
 
 /// As the caller and as root inside.
 fn both(container: Container) -> [Container; 2] {
@@ -96,6 +99,33 @@ fn no_capability_is_left_and_none_can_be_had_again() {
             "echo 100 > /proc/sys/user/max_user_namespaces",
         ],
     );
+}
+
+/// With `LD_SHOW_AUXV` the loader shows what the kernel told it; but not in a program that runs with more rights than its caller.
+#[test]
+fn setuid_programs_gain_nothing() {
+    let su = Path::new("/usr/bin/su");
+    let setuid = |meta: fs::Metadata| meta.uid() == 0 && meta.mode() & 0o4000 != 0;
+    if !ready() || !lane("/usr/bin/su, setuid and root's", fs::metadata(su).is_ok_and(setuid)) {
+        return;
+    }
+    if !nix::sys::prctl::get_no_new_privs().unwrap() {
+        let outside = finish(Command::new(su).arg("--version").env("LD_SHOW_AUXV", "1")).ok().stdout;
+        assert!(!outside.contains("AT_SECURE"), "{outside}");
+    }
+    let fixture = Fixture::new();
+    for mut container in both(fixture.container(&["/usr/bin/su", "--version"])) {
+        let libraries = ["/usr", "/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).exists());
+        container.binds = libraries.map(|folder| bind_read_only(folder, folder)).collect();
+        container.env.push(("LD_SHOW_AUXV".into(), "1".into()));
+        let done = run(&container);
+        let told = |name: &str| {
+            let line = done.out.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_else(|| panic!("{name}: {done:?}")).trim().to_owned()
+        };
+        assert_eq!((done.code, told("AT_SECURE").as_str()), (0, "0"), "{done:?}");
+        assert_eq!(told("AT_EUID"), told("AT_UID"), "{done:?}");
+    }
 }
 
 #[test]

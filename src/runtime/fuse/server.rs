@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
@@ -53,6 +54,7 @@ pub fn start(image: Squashfs, owner: Owner, control: &OwnedFd) -> nix::Result<(P
         Side::Parent(pid) => Ok((pid, Handover(theirs))),
         Side::Child => {
             drop(theirs);
+            sys::keep_freed_memory();
             let code = match prepare(monitor).and_then(|()| receive(&ours)) {
                 Ok(Some(device)) => {
                     drop(ours);
@@ -150,7 +152,11 @@ impl From<Errno> for Failure {
 impl Server<'_> {
     /// Answers until the mount is gone.
     fn serve(&self) -> ! {
-        let threads = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, THREADS_MAX));
+        // What a control group allows besides would take reading many files to know, and more threads do no harm.
+        let cpus = sched_getaffinity(Pid::this()).map_or(2, |set| {
+            (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
+        });
+        let threads = cpus.clamp(2, THREADS_MAX);
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 // One that cannot be started is one fewer.
@@ -234,9 +240,9 @@ impl Server<'_> {
             },
             opcode::READ => {
                 let (offset, size) = (request.u64(8).ok_or_else(wrong)?, request.u32(16).ok_or_else(wrong)?);
-                // Zeroed once: afterwards it has its full length.
-                out.resize(READ_MAX, 0);
                 let size = (size as usize).min(READ_MAX);
+                // Zeroed once: afterwards it is as long as the longest read so far.
+                out.resize(out.len().max(size), 0);
                 let got = self.image.read(&self.inode(request.node)?, offset, &mut out[..size])?;
                 Answer::Bytes(&out[..got])
             }
