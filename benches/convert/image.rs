@@ -42,7 +42,7 @@ pub fn of_packages(folder: &Path) -> Image {
             io::copy(&mut BufReader::with_capacity(1 << 20, File::open(&tars[number])?), layer)?;
             Ok(files)
         });
-        tars.iter().for_each(|tar| fs::remove_file(tar).expect("it was read"));
+        fs::remove_dir_all(&work).expect("it was read");
     }
     open(layout)
 }

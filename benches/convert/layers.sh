@@ -4,9 +4,10 @@
 #   layers.sh FOLDER
 #
 # A base, programs, Python, its numeric packages, TensorFlow; the last layer takes manual pages away. Packages are kept in
-# FOLDER/packages; what is there is not fetched again. Needs mmdebstrap (as root, or with unprivileged user namespaces) and pip.
+# FOLDER/packages; what is there is not fetched or made again. Needs mmdebstrap (as root, or with unprivileged user namespaces) and pip.
 set -euo pipefail
 folder=$(realpath -m "${1:?usage: layers.sh FOLDER}")
+[ -e "$folder/whole" ] && exit 0
 packages=$folder/packages
 mkdir -p "$packages/debs" "$packages/wheels"
 
@@ -30,10 +31,10 @@ case $3 in
   2) apt samtools bcftools bwa bedtools tabix perl git curl openjdk-17-jre-headless ;;
   3) apt python3-minimal python3-pip libopenblas0 hdf5-tools gnuplot-nox ;;
   4|5)
-    mkdir wheels; mount --bind "$1/packages/wheels" wheels
+    cp -r "$1/packages/wheels" wheels
     [ "$3" = 4 ] && wanted=$4 || wanted=$5
     chroot . python3 -m pip install --quiet --root-user-action ignore --break-system-packages --no-index --no-cache-dir --find-links /wheels $wanted
-    umount wheels; rmdir wheels
+    rm -r wheels
     ;;
 esac
 if [ "$3" = 5 ]; then
@@ -58,3 +59,4 @@ mmdebstrap --quiet --variant=minbase --include=ca-certificates --skip=cleanup/ap
   --customize-hook="cp -n \"\$1\"/var/cache/apt/archives/*.deb '$packages/debs/'" \
   --format=null bookworm
 rm "$folder/layer" "$folder/layer.stamp"
+touch "$folder/whole"

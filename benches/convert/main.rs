@@ -55,7 +55,12 @@ fn compare(options: &Options, folder: &Path) {
     head();
     let kinds = [
         (Ours::Zstd, "dvrun SIF zstd:3", &["--format", "sif"][..], rates.zstd),
-        (Ours::Gzip, "dvrun SIF gzip", &["--format", "sif", "--compression", "gzip"], rates.gzip),
+        (
+            Ours::Gzip,
+            "dvrun SIF gzip",
+            &["--format", "sif", "--compression", "gzip"],
+            rates.gzip,
+        ),
         (Ours::Folder, "dvrun folder", &["--format", "dir"], f64::INFINITY),
     ];
     let mut ours: Vec<(Ours, &str, Measured)> = Vec::new();

@@ -47,9 +47,9 @@ enum Command {
     },
     /// Read images again, and say what of them has changed
     ///
-    /// All images of the store where none is named.
+    /// All images of the store where none is named. A file on disk has no checksum to be held against: of it, all is read.
     Verify {
-        /// A source as it was pulled, a digest or its beginning, or a label's NAME=VALUE
+        /// A SIF or SquashFS file; of the store, a source as it was pulled, a digest or its beginning, or a label's NAME=VALUE
         #[arg(value_name = "IMAGE")]
         images: Vec<String>,
     },

@@ -41,4 +41,4 @@ pub use readable::{OpenFolders, open_own};
 pub use remove::remove_tree;
 pub use scratch::Scratch;
 pub use tags::Tag;
-pub use verify::{Damage, Verified, write_checksum};
+pub use verify::{BlobState, Damage, Verified, write_checksum};

@@ -22,7 +22,7 @@ pub use cluster::Cluster;
 pub use cutter::Cutter;
 pub use files::FileServer;
 pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
-pub use process::{Running, dvrun, finish};
+pub use process::{Finished, Running, dvrun, finish};
 pub use registry::Registry;
 pub use sandbox::Sandbox;
 pub use valve::Valve;
