@@ -113,7 +113,7 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     Ok(exit::DONE)
 }
 
-/// The one image that `text` means: a source that it was pulled as, or its digest, or enough of that.
+/// The one image that `text` means: a source that it was pulled as, its digest or enough of that, or a label's `NAME=VALUE`.
 pub fn find(store: &Store, text: &str) -> Result<StoredImage, Failure> {
     let images = store.images()?;
     let hex = text.strip_prefix("sha256:").unwrap_or(text);

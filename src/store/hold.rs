@@ -18,14 +18,17 @@ pub struct Hold {
 }
 
 impl StoredImage {
-    /// Keeps the image in the store until the hold is dropped. `None` where the file system has no locks.
+    /// Keeps the image in the store until the hold is dropped. `None` where the file system has no locks, or somebody took the file away.
     ///
     /// # Errors
     /// What the file system says; that the image is being removed.
     pub fn hold(&self) -> Result<Option<Hold>, StoreError> {
         let path = self.path.join(IN_USE);
         // For reading: the store may be another user's, and a shared lock needs no more.
-        let file = File::open(&path).map_err(StoreError::at("open", &path))?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(StoreError::at("open", &path))?,
+        };
         match file.try_lock_shared() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
