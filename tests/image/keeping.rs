@@ -225,7 +225,8 @@ fn damage_in_a_file_is_seen() {
     let noise: Vec<u8> = (0..400_000).map(|_| random.u8(..32)).collect();
     let members = [file("first", "1"), file("noise", noise)];
     let reference = image(&sandbox, "lab", &json!({"version": "1"}), &members);
-    run(&sandbox, &["pull", &reference, "-o", "x.sif"]).ok();
+    // Its blocks have sums of their own; those of zstd have none.
+    run(&sandbox, &["pull", &reference, "-o", "x.sif", "--compression", "gzip"]).ok();
     run(&sandbox, &["image", "verify", "x.sif"]).ok().says("readable");
     // As an image of the store it has a checksum.
     run(&sandbox, &["pull", "./x.sif"]).ok();
