@@ -2,8 +2,10 @@
 
 mod compressions;
 mod extract;
+mod fuzzed;
 mod good;
 mod hostile;
+mod keeping;
 mod model;
 mod pull;
 mod random;

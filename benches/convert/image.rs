@@ -1,15 +1,19 @@
-//! An image as laboratories have them: five layers of programs, libraries and data of this machine, and a reference genome's like.
+//! Images to convert, each made once and kept: of Debian's and PyPI's packages, or of generated content in any size.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use dvrun::oci::Digest;
+use dvrun::oci::{Algorithm, Digest, Hasher};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use walkdir::WalkDir;
 
-/// An OCI layout on disk.
+use super::generated;
+
+/// An OCI layout on disk, its tag `1`.
 pub struct Image {
     pub layout: PathBuf,
     /// Blobs, gzip.
@@ -19,18 +23,44 @@ pub struct Image {
     pub files: u64,
 }
 
-/// Where layers are taken from, and how much of the whole each is, in hundredths; the second gives two layers.
-const SOURCES: [(&str, u64); 3] = [("/usr/bin", 18), ("/usr/lib", 36), ("/usr/share", 24)];
-/// The rest is generated.
-const GENERATED: u64 = 22;
+const LAYERS: usize = 5;
 
-/// The image of about `megabytes`, made once.
-pub fn build(folder: &Path, megabytes: u64) -> Image {
-    let layout = folder.join(format!("image-{megabytes}"));
+/// About 2 GB of programs, libraries and Python packages. It needs a network when it is made, and none after that.
+pub fn of_packages(folder: &Path) -> Image {
+    let layout = folder.join("image-packages");
     if !layout.join("index.json").exists() {
-        eprintln!("building the image in {}", layout.display());
-        make(&layout, megabytes * 1_000_000);
+        eprintln!("building the image in {} from packages of Debian and PyPI", layout.display());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/convert/layers.sh");
+        let work = folder.join("packages");
+        let made = Command::new("bash").arg(script).arg(&work).status().expect("there is a shell");
+        assert!(made.success(), "layers.sh: {made}");
+        let tars: Vec<PathBuf> = (1..=LAYERS).map(|number| work.join(format!("layer-{number}.tar"))).collect();
+        // As `docker push` and `gzip` do.
+        make(&layout, Compression::default(), |number, layer| {
+            let mut archive = tar::Archive::new(File::open(&tars[number])?);
+            let files = archive.entries_with_seek()?.count() as u64;
+            io::copy(&mut BufReader::with_capacity(1 << 20, File::open(&tars[number])?), layer)?;
+            Ok(files)
+        });
+        fs::remove_dir_all(&work).expect("it was read");
     }
+    open(layout)
+}
+
+/// `megabytes` of content of the same kind whatever the size, the same in every run.
+pub fn of_size(folder: &Path, megabytes: u64) -> Image {
+    let layout = folder.join(format!("image-generated-{megabytes}"));
+    if !layout.join("index.json").exists() {
+        eprintln!("generating the image in {}", layout.display());
+        let bytes = megabytes * 1_000_000 / LAYERS as u64;
+        make(&layout, Compression::fast(), |number, layer| {
+            generated::write(number as u64, bytes, layer)
+        });
+    }
+    open(layout)
+}
+
+fn open(layout: PathBuf) -> Image {
     let note: Value = serde_json::from_slice(&fs::read(layout.join("note.json")).expect("made with the image")).expect("JSON");
     let layers = note["layers"].as_array().expect("a list").iter();
     let layers: Vec<PathBuf> = layers
@@ -46,37 +76,84 @@ pub fn build(folder: &Path, megabytes: u64) -> Image {
     }
 }
 
-fn make(layout: &Path, bytes: u64) {
+/// A blob that is written: hashed as it is, its size known.
+struct Blob {
+    file: File,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Write for Blob {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A layer that is written: what goes in is the tar archive.
+pub struct Layer {
+    encoder: GzEncoder<Blob>,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Write for Layer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.encoder.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Made {
+    digest: Digest,
+    diff_id: Digest,
+    packed: u64,
+    unpacked: u64,
+    files: u64,
+}
+
+/// Writes the layout; `fill` writes the layer of a number and returns how many files are in it.
+fn make(layout: &Path, compression: Compression, fill: impl Fn(usize, &mut Layer) -> io::Result<u64> + Sync) {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("target is writable");
-    let [programs, libraries, shared] = SOURCES.map(|(source, share)| (Some(source), bytes / 100 * share));
-    let half = libraries.1 / 2;
-    let plans: [(Option<&str>, u64, u64); 5] = [
-        (programs.0, 0, programs.1),
-        (libraries.0, 0, half),
-        // From where the one before ended.
-        (libraries.0, half, half),
-        (shared.0, 0, shared.1),
-        (None, 0, bytes / 100 * GENERATED),
-    ];
-    let made: Vec<(Digest, Digest, u64, u64, u64)> = plans
-        .par_iter()
-        .map(|&(source, skip, length)| {
-            let (tar, files) = match source {
-                Some(source) => tree(Path::new(source), skip, length),
-                None => generated(length),
-            };
-            let diff_id = Digest::sha256(&tar);
-            let unpacked = tar.len() as u64;
-            let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
-            let mut packed = vec![0; compressor.gzip_compress_bound(tar.len())];
-            let length = compressor.gzip_compress(&tar, &mut packed).expect("the bound holds");
-            packed.truncate(length);
-            let digest = Digest::sha256(&packed);
-            fs::write(blobs.join(digest.hex()), &packed).expect("the disk has room");
-            (digest, diff_id, packed.len() as u64, unpacked, files)
+    let one = |number: usize| -> io::Result<Made> {
+        let path = layout.join(format!("layer-{number}"));
+        let blob = Blob {
+            file: File::create(&path)?,
+            hasher: Hasher::new(Algorithm::Sha256),
+            size: 0,
+        };
+        let mut layer = Layer {
+            encoder: GzEncoder::new(blob, compression),
+            hasher: Hasher::new(Algorithm::Sha256),
+            size: 0,
+        };
+        let files = fill(number, &mut layer)?;
+        let blob = layer.encoder.finish()?;
+        let digest = blob.hasher.finish();
+        fs::rename(&path, blobs.join(digest.hex()))?;
+        Ok(Made {
+            digest,
+            diff_id: layer.hasher.finish(),
+            packed: blob.size,
+            unpacked: layer.size,
+            files,
         })
-        .collect();
+    };
+    let made: io::Result<Vec<Made>> = (0..LAYERS).into_par_iter().map(one).collect();
+    let made = made.expect("the disk has room");
     let put = |value: &Value| {
         let bytes = value.to_string().into_bytes();
         let digest = Digest::sha256(&bytes);
@@ -85,12 +162,12 @@ fn make(layout: &Path, bytes: u64) {
     };
     let (config, config_size) = put(&json!({
         "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z",
-        "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/bin:/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": made.iter().map(|layer| &layer.1).collect::<Vec<_>>()},
+        "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": made.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>()},
     }));
     let layers: Vec<Value> = made
         .iter()
-        .map(|(digest, _, size, _, _)| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": size}))
+        .map(|layer| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer.digest, "size": layer.packed}))
         .collect();
     let manifest = "application/vnd.oci.image.manifest.v1+json";
     let (root, root_size) = put(&json!({
@@ -102,9 +179,9 @@ fn make(layout: &Path, bytes: u64) {
     write(
         "note.json",
         json!({
-            "layers": made.iter().map(|layer| layer.0.hex()).collect::<Vec<_>>(),
-            "unpacked": made.iter().map(|layer| layer.3).sum::<u64>(),
-            "files": made.iter().map(|layer| layer.4).sum::<u64>(),
+            "layers": made.iter().map(|layer| layer.digest.hex()).collect::<Vec<_>>(),
+            "unpacked": made.iter().map(|layer| layer.unpacked).sum::<u64>(),
+            "files": made.iter().map(|layer| layer.files).sum::<u64>(),
         }),
     );
     write("oci-layout", json!({"imageLayoutVersion": "1.0.0"}));
@@ -116,78 +193,6 @@ fn make(layout: &Path, bytes: u64) {
             "annotations": {"org.opencontainers.image.ref.name": "1"},
         }]}),
     );
-}
-
-/// Regular files and links below `source`, from `skip` bytes on, until `length` bytes are full.
-fn tree(source: &Path, skip: u64, length: u64) -> (Vec<u8>, u64) {
-    let mut builder = tar::Builder::new(Vec::new());
-    builder.follow_symlinks(false);
-    let (mut seen, mut files) = (0, 0);
-    let walk = WalkDir::new(source).same_file_system(true).sort_by_file_name();
-    for entry in walk.into_iter().filter_map(Result::ok) {
-        let Ok(meta) = entry.metadata() else { continue };
-        let size = if meta.is_file() { meta.len() } else { 0 };
-        seen += size;
-        // No single file is to be a whole layer.
-        if seen <= skip || size > 100_000_000 || !(meta.is_file() || meta.is_symlink()) {
-            continue;
-        }
-        if seen > skip + length {
-            break;
-        }
-        let name = entry.path().strip_prefix("/").expect("absolute");
-        // What cannot be read by this user is left out.
-        if builder.append_path_with_name(entry.path(), name).is_ok() {
-            files += 1;
-        }
-    }
-    (builder.into_inner().expect("memory is writable"), files)
-}
-
-/// Sequence data as text, packed data, and very many small files.
-fn generated(length: u64) -> (Vec<u8>, u64) {
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut random = fastrand::Rng::with_seed(7);
-    let mut files = 0;
-    let mut add = |name: String, bytes: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        builder.append_data(&mut header, name, bytes).expect("memory is writable");
-        files += 1;
-    };
-    let large = usize::try_from(length / 4).expect("it fits in memory");
-    let mut text = Vec::with_capacity(large);
-    while text.len() < large {
-        let line: Vec<u8> = (0..60).map(|_| b"ACGT"[random.usize(..4)]).collect();
-        text.extend(&line);
-        text.push(b'\n');
-    }
-    add("opt/reference/genome.fa".into(), &text);
-    let mut noise = vec![0; large];
-    random.fill(&mut noise);
-    add("opt/model/weights.bin".into(), &noise);
-    let words: Vec<String> = (0..2000)
-        .map(|_| (0..random.usize(2..10)).map(|_| random.lowercase()).collect())
-        .collect();
-    let mut written = 2 * large as u64;
-    let mut number = 0;
-    while written < length {
-        let size = random.usize(200..30_000);
-        let mut script = String::with_capacity(size + 16);
-        while script.len() < size {
-            script += &words[random.usize(..words.len())];
-            script.push(if random.u8(..8) == 0 { '\n' } else { ' ' });
-        }
-        add(
-            format!("opt/lib/python/package{}/module{number}.py", number / 200),
-            script.as_bytes(),
-        );
-        number += 1;
-        written += size as u64;
-    }
-    (builder.into_inner().expect("memory is writable"), files)
 }
 
 /// A layer as it is packed.

@@ -1,12 +1,16 @@
 //! Seconds from a registry to a file or a folder: dvrun, whichever peers are installed, and the limit that the machine sets.
 //!
 //! ```text
-//! cargo bench --bench convert -- [--megabytes 2000] [--times 3] [--enter "PREFIX"] [--only NAME]
+//! cargo bench --bench convert -- [--times 3] [--enter "PREFIX"] [--only NAME]
+//! cargo bench --bench convert -- --sizes 100,500,2000,8000
 //! ```
 //!
-//! `--enter` is put before a peer's command, for peers that live in another root; what they read and write is under
-//! `target/bench-convert`, which has to be at the same path there. On a machine that others use too, compare processor seconds.
+//! The first is about an image of Debian's and PyPI's packages, as [`image::of_packages`] makes it; `--enter` is put before a peer's
+//! command, for peers that live in another root; what they read and write is under `target/bench-convert`, which has to be at the
+//! same path there. The second is dvrun alone, about generated images of so many megabytes, from a layout on disk: whether time grows with
+//! bytes, and memory does not. On a machine that others use too, compare processor seconds.
 
+mod generated;
 mod image;
 mod limit;
 mod programs;
@@ -14,19 +18,89 @@ mod registry;
 
 use std::path::{Path, PathBuf};
 
-use programs::{Measured, Peer};
+use image::Image;
+use limit::Rates;
+use programs::{Measured, Ours, PEERS};
 
 struct Options {
-    megabytes: u64,
+    sizes: Vec<u64>,
     times: usize,
     enter: Vec<String>,
     only: Option<String>,
 }
 
+/// In the registry.
+const NAME: &str = "bench/image:1";
+
 fn main() {
     let options = options();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-convert");
-    let image = image::build(&folder, options.megabytes);
+    match options.sizes[..] {
+        [] => compare(&options, &folder),
+        _ => grow(&options, &folder),
+    }
+}
+
+/// dvrun and its peers, about an image of packages.
+fn compare(options: &Options, folder: &Path) {
+    let image = image::of_packages(folder);
+    describe(&image);
+    let (rates, cores) = machine(&image);
+    let registry = registry::Registry::start(folder, &image);
+    let host = format!("127.0.0.1:{}", registry.port);
+    let reference = format!("docker://{host}/{NAME}");
+    let work = folder.join("work");
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+
+    head();
+    let kinds = [
+        (Ours::Zstd, "dvrun SIF zstd:3", &["--format", "sif"][..], rates.zstd),
+        (
+            Ours::Gzip,
+            "dvrun SIF gzip",
+            &["--format", "sif", "--compression", "gzip"],
+            rates.gzip,
+        ),
+        (Ours::Folder, "dvrun folder", &["--format", "dir"], f64::INFINITY),
+    ];
+    let mut ours: Vec<(Ours, &str, Measured)> = Vec::new();
+    for (kind, name, arguments, compress) in kinds.into_iter().filter(|kind| wanted(kind.1)) {
+        let best = best(options.times, &work, &reference, arguments);
+        line(name, &best, Some(rates.seconds(&image, compress) / cores));
+        ours.push((kind, name, best));
+    }
+    for peer in PEERS.iter().filter(|peer| wanted(peer.name)) {
+        let Some(measured) = programs::peer(peer, &options.enter, &work, &host, NAME) else {
+            println!("{:<34} not installed", peer.name);
+            continue;
+        };
+        line(peer.name, &measured, None);
+        for (_, name, ours) in ours.iter().filter(|(kind, ..)| peer.against.contains(kind)) {
+            println!(
+                "    {name}: {:.1} times as fast, {:.1} times less processor, {:+.1} % size",
+                measured.seconds / ours.seconds,
+                measured.cpu / ours.cpu,
+                (ours.bytes as f64 / measured.bytes as f64 - 1.0) * 100.0
+            );
+        }
+    }
+}
+
+/// dvrun alone, about images of several sizes.
+fn grow(options: &Options, folder: &Path) {
+    for &megabytes in &options.sizes {
+        let image = image::of_size(folder, megabytes);
+        describe(&image);
+        let (rates, cores) = machine(&image);
+        let reference = format!("oci:{}:1", image.layout.display());
+        head();
+        let best = best(options.times, &folder.join("work"), &reference, &["--format", "sif"]);
+        line("dvrun SIF zstd:3", &best, Some(rates.seconds(&image, rates.zstd) / cores));
+        println!("    {:.2} ns a byte\n", best.seconds * 1e9 / image.unpacked as f64);
+    }
+}
+
+fn describe(image: &Image) {
     println!(
         "image: {} layers, {} files, {} MB unpacked, {} MB packed",
         image.layers.len(),
@@ -34,64 +108,31 @@ fn main() {
         image.unpacked / 1_000_000,
         image.packed / 1_000_000
     );
+}
+
+/// What one core does with this image, and how many there are.
+fn machine(image: &Image) -> (Rates, f64) {
+    let rates = limit::rates(image);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let rates = limit::rates(&image);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("{cores} cores, load {}", load.trim());
     println!(
         "one thread, MB/s: inflate {:.0} (libdeflate {:.0}), SHA-256 {:.0}, zstd:3 {:.0}, gzip:5 {:.0}\n",
         rates.inflate, rates.libdeflate, rates.hash, rates.zstd, rates.gzip
     );
-    let registry = registry::Registry::start(&folder, &image);
-    let reference = format!("docker://127.0.0.1:{}/bench/image:1", registry.port);
-    let work = folder.join("work");
+    (rates, cores as f64)
+}
 
+fn best(times: usize, work: &Path, reference: &str, arguments: &[&str]) -> Measured {
+    let runs = (0..times).map(|_| programs::dvrun(work, reference, arguments));
+    runs.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).expect("at least one run")
+}
+
+fn head() {
     println!(
         "{:<34} {:>8} {:>8} {:>9} {:>9} {:>7}",
         "", "seconds", "cpu s", "MB", "peak MiB", "limit"
     );
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only));
-    let dvrun = |name: &str, arguments: &[&str], limit: f64| {
-        if !wanted(name) {
-            return None;
-        }
-        let runs = (0..options.times).map(|_| programs::dvrun(&work, &reference, arguments));
-        let best = runs.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).expect("at least one run");
-        line(name, &best, Some(limit / cores as f64));
-        Some(best)
-    };
-    let zstd = dvrun("dvrun SIF zstd:3", &["--format", "sif"], rates.seconds(&image, rates.zstd));
-    let gzip = dvrun(
-        "dvrun SIF gzip",
-        &["--format", "sif", "--compression", "gzip"],
-        rates.seconds(&image, rates.gzip),
-    );
-    let dir = dvrun("dvrun folder", &["--format", "dir"], rates.seconds(&image, f64::INFINITY));
-    for peer in programs::PEERS {
-        if !wanted(peer.name()) {
-            continue;
-        }
-        let Some(measured) = programs::peer(peer, &options.enter, &work, &reference) else {
-            println!("{:<34} not installed", peer.name());
-            continue;
-        };
-        line(peer.name(), &measured, None);
-        let ours = match peer {
-            Peer::ApptainerPull => [("zstd:3", &zstd), ("gzip", &gzip)].to_vec(),
-            Peer::ApptainerZstd => [("zstd:3", &zstd)].to_vec(),
-            Peer::SkopeoUmoci => [("folder", &dir)].to_vec(),
-        };
-        for (name, ours) in ours {
-            if let Some(ours) = ours {
-                println!(
-                    "    dvrun {name}: {:.1} times as fast, {:.1} times less processor, {:+.1} % size",
-                    measured.seconds / ours.seconds,
-                    measured.cpu / ours.cpu,
-                    (ours.bytes as f64 / measured.bytes as f64 - 1.0) * 100.0
-                );
-            }
-        }
-    }
 }
 
 fn line(name: &str, measured: &Measured, limit: Option<f64>) {
@@ -107,7 +148,7 @@ fn line(name: &str, measured: &Measured, limit: Option<f64>) {
 
 fn options() -> Options {
     let mut options = Options {
-        megabytes: 2000,
+        sizes: Vec::new(),
         times: 3,
         enter: Vec::new(),
         only: None,
@@ -118,7 +159,7 @@ fn options() -> Options {
         match argument.as_str() {
             // From cargo.
             "--bench" => {}
-            "--megabytes" => options.megabytes = value().parse().expect("a number"),
+            "--sizes" => options.sizes = value().split(',').map(|size| size.parse().expect("megabytes")).collect(),
             "--times" => options.times = value().parse::<usize>().expect("a number").max(1),
             "--enter" => options.enter = value().split_whitespace().map(str::to_owned).collect(),
             "--only" => options.only = Some(value()),

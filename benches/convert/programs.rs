@@ -21,24 +21,62 @@ pub struct Measured {
     pub peak: Option<u64>,
 }
 
-#[derive(Clone, Copy)]
-pub enum Peer {
-    ApptainerPull,
-    ApptainerZstd,
-    SkopeoUmoci,
+/// What a peer is compared with.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Ours {
+    Zstd,
+    Gzip,
+    Folder,
 }
 
-pub const PEERS: [Peer; 3] = [Peer::ApptainerPull, Peer::ApptainerZstd, Peer::SkopeoUmoci];
-
-impl Peer {
-    pub fn name(self) -> &'static str {
-        match self {
-            Peer::ApptainerPull => "apptainer pull (gzip)",
-            Peer::ApptainerZstd => "apptainer build (zstd:3)",
-            Peer::SkopeoUmoci => "skopeo copy + umoci unpack",
-        }
-    }
+pub struct Peer {
+    pub name: &'static str,
+    program: &'static str,
+    /// In an empty folder; makes `out` there.
+    script: &'static str,
+    pub against: &'static [Ours],
 }
+
+/// `$image` is `HOST:PORT/NAME:TAG`, `$registry` and `$name` its halves.
+pub const PEERS: [Peer; 6] = [
+    Peer {
+        name: "apptainer pull (gzip)",
+        program: "apptainer",
+        script: "apptainer -q pull --no-https out docker://$image",
+        against: &[Ours::Zstd, Ours::Gzip],
+    },
+    Peer {
+        name: "apptainer build (zstd:3)",
+        program: "apptainer",
+        script: "apptainer -q build --no-https --mksquashfs-args '-comp zstd -Xcompression-level 3' out docker://$image",
+        against: &[Ours::Zstd],
+    },
+    Peer {
+        name: "enroot import (lzo)",
+        program: "enroot",
+        script: "enroot import -o out docker://$registry#$name",
+        against: &[Ours::Zstd],
+    },
+    Peer {
+        name: "enroot import (zstd:3)",
+        program: "enroot",
+        script: "ENROOT_SQUASH_OPTIONS='-comp zstd -Xcompression-level 3' enroot import -o out docker://$registry#$name",
+        against: &[Ours::Zstd],
+    },
+    Peer {
+        name: "ch-image + ch-convert",
+        program: "ch-image",
+        script: "ch-image --quiet pull $image bench >&2; ch-convert -o squash bench out",
+        against: &[Ours::Gzip],
+    },
+    Peer {
+        name: "skopeo copy + umoci unpack",
+        program: "umoci",
+        script: "skopeo copy -q --insecure-policy --src-tls-verify=false docker://$image oci:layout:1; \
+                 umoci unpack --rootless --image layout:1 out",
+        against: &[Ours::Folder],
+    },
+];
 
 /// `dvrun pull` with an empty store.
 pub fn dvrun(work: &Path, reference: &str, arguments: &[&str]) -> Measured {
@@ -56,12 +94,8 @@ pub fn dvrun(work: &Path, reference: &str, arguments: &[&str]) -> Measured {
 }
 
 /// The same by a peer; `None` if it is not here.
-pub fn peer(peer: Peer, enter: &[String], work: &Path, reference: &str) -> Option<Measured> {
-    let program = match peer {
-        Peer::ApptainerPull | Peer::ApptainerZstd => "apptainer",
-        Peer::SkopeoUmoci => "umoci",
-    };
-    let there = shell(enter, work, &format!("{program} --version"))
+pub fn peer(peer: &Peer, enter: &[String], work: &Path, registry: &str, name: &str) -> Option<Measured> {
+    let there = shell(enter, work, &format!("command -v {}", peer.program))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
@@ -70,17 +104,12 @@ pub fn peer(peer: Peer, enter: &[String], work: &Path, reference: &str) -> Optio
     }
     empty(work);
     let place = work.display();
-    let environment = format!("export APPTAINER_CACHEDIR={place}/cache APPTAINER_TMPDIR={place} TMPDIR={place}; cd {place}");
-    let script = match peer {
-        Peer::ApptainerPull => format!("{environment}; apptainer -q pull --no-https out {reference}"),
-        Peer::ApptainerZstd => {
-            format!("{environment}; apptainer -q build --no-https --mksquashfs-args '-comp zstd -Xcompression-level 3' out {reference}")
-        }
-        Peer::SkopeoUmoci => format!(
-            "{environment}; skopeo copy -q --insecure-policy --src-tls-verify=false {reference} oci:{place}/layout:1 \
-             && umoci unpack --rootless --image {place}/layout:1 out"
-        ),
-    };
+    let script = format!(
+        "cd '{place}'; here=$PWD; registry={registry} name={name}; image=$registry/$name; mkdir -m 700 run\n\
+         export TMPDIR=$here APPTAINER_CACHEDIR=$here/cache APPTAINER_TMPDIR=$here CH_IMAGE_STORAGE=$here/storage\n\
+         export ENROOT_ALLOW_HTTP=yes ENROOT_CACHE_PATH=$here/cache ENROOT_DATA_PATH=$here/data ENROOT_RUNTIME_PATH=$here/run\n{}",
+        peer.script
+    );
     let measured = measure(&mut shell(enter, work, &script), work, Watch::Nothing);
     empty(work);
     Some(measured)

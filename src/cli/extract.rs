@@ -55,7 +55,7 @@ fn write(merged: &Merged, folder: &Path) -> Result<u64, Failure> {
 }
 
 /// The tree of a SIF or SquashFS file, whoever made it.
-fn packed(path: &Path) -> Result<Merged, Failure> {
+pub fn packed(path: &Path) -> Result<Merged, Failure> {
     let unreadable = |error: std::io::Error| Failure::message(exit::USAGE, format!("cannot read {}: {error}", path.display()));
     let file = File::open(path).map_err(unreadable)?;
     let offset = match sif::is_sif(&file).map_err(unreadable)? {

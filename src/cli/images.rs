@@ -13,7 +13,7 @@ use crate::net::{Client, Event};
 use crate::oci::{Execution, Platform, Source};
 use crate::registry::{Session, TagPolicy};
 use crate::runtime::Root;
-use crate::store::{StoredImage, StoredRoot};
+use crate::store::{Hold, StoredImage, StoredRoot};
 
 /// A source with relative paths made absolute. What is there as a file, or as a folder whose name has a slash in it, is that.
 pub fn source(text: &str) -> Result<Source, Failure> {
@@ -95,6 +95,8 @@ pub fn with_session<T>(
 pub struct Rootfs {
     pub root: Root,
     pub execution: Execution,
+    /// Of one in the store, as long as it runs.
+    _hold: Option<Hold>,
 }
 
 /// The root file system that `text` means. A file or folder on disk is used as it is, unnoticed by the store.
@@ -106,12 +108,14 @@ pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings
             return Ok(Rootfs {
                 root: Root::Folder(path),
                 execution: Execution::default(),
+                _hold: None,
             });
         }
         let facts = file_facts(&path)?;
         return Ok(Rootfs {
             root: file_root(path, facts.offset, settings),
             execution: facts.config.config,
+            _hold: None,
         });
     }
     let stored = match is_digest(text).then(|| super::image::find(&settings.store, text)) {
@@ -119,6 +123,7 @@ pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings
         // What looks like a digest may be a name.
         _ => ensure(&source, &Platform::host(), network, global, settings)?,
     };
+    let hold = stored.hold()?;
     let root = match stored.root() {
         StoredRoot::Folder(path) => Root::Folder(path),
         StoredRoot::Squashfs { file, offset } => file_root(file, offset, settings),
@@ -126,6 +131,7 @@ pub fn rootfs(text: &str, network: Network, global: &Global, settings: &Settings
     Ok(Rootfs {
         root,
         execution: stored.info.config.config,
+        _hold: hold,
     })
 }
 

@@ -31,6 +31,8 @@ struct File {
     cache: Option<PathBuf>,
     /// Where tasks get their private `/tmp`; `TMPDIR` or `/tmp` otherwise.
     scratch: Option<PathBuf>,
+    /// Where the layers of an image that is being converted lie uncompressed; in the cache folder otherwise.
+    spool: Option<PathBuf>,
     runtime: RuntimeFile,
     /// How long a tag's digest is believed without asking again.
     tag_ttl: Option<String>,
@@ -92,6 +94,7 @@ impl<'de> Deserialize<'de> for RuntimeFile {
 pub struct Profile {
     cache: Option<PathBuf>,
     scratch: Option<PathBuf>,
+    spool: Option<PathBuf>,
     runtime: RuntimeFile,
     /// Where images and data are prepared.
     pub prepare: Where,
@@ -163,6 +166,7 @@ impl Settings {
         let mut profile = profile;
         let cache = cache(profile.cache.clone().or(file.cache), home.as_deref())?;
         let scratch = profile.scratch.clone().or(file.scratch).or_else(|| folder("TMPDIR"));
+        let spool = profile.spool.clone().or(file.spool);
         let runtime = profile.runtime.name.or(file.runtime.name).unwrap_or_default();
         profile.slurm.apptainer = runtime == RuntimeName::Apptainer;
         let image_access = profile.runtime.image_access.or(file.runtime.image_access);
@@ -181,7 +185,7 @@ impl Settings {
         let exe = env::current_exe().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
         let user = nix::unistd::Uid::current();
         Ok(Settings {
-            store: Store::new(&cache),
+            store: Store::new(&cache).with_spool(spool),
             scratch: scratch.unwrap_or_else(|| "/tmp".into()),
             image_access: image_access.unwrap_or_default(),
             runtime,
@@ -235,6 +239,7 @@ impl File {
         File {
             cache: self.cache.or(base.cache),
             scratch: self.scratch.or(base.scratch),
+            spool: self.spool.or(base.spool),
             runtime: RuntimeFile {
                 name: self.runtime.name.or(base.runtime.name),
                 image_access: self.runtime.image_access.or(base.runtime.image_access),
@@ -262,9 +267,12 @@ fn read(path: &Path, home: Option<&Path>) -> Result<Option<File>, Failure> {
     let mut file: File =
         serde_yaml::from_str(&text).map_err(|error| Failure::message(exit::USAGE, format!("{}: {error}", path.display())))?;
     let path = std::path::absolute(path).map_err(|error| Failure::new(exit::USAGE, &error, None))?;
-    let mut paths: Vec<&mut PathBuf> = [&mut file.cache, &mut file.scratch].into_iter().flatten().collect();
+    let mut paths: Vec<&mut PathBuf> = [&mut file.cache, &mut file.scratch, &mut file.spool]
+        .into_iter()
+        .flatten()
+        .collect();
     for profile in file.profiles.values_mut() {
-        paths.extend([&mut profile.cache, &mut profile.scratch].into_iter().flatten());
+        paths.extend([&mut profile.cache, &mut profile.scratch, &mut profile.spool].into_iter().flatten());
     }
     if let Some(net) = &mut file.network {
         paths.extend(&mut net.ca_certificates);

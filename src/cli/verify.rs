@@ -1,15 +1,27 @@
-//! `dvrun image verify`: whether images in the store still are what was stored.
+//! `dvrun image verify`: whether images in the store still are what was stored, and whether all of a file can be read.
+
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::args::Global;
+use super::extract::packed;
 use super::failure::{Failure, exit};
 use super::image::find;
+use crate::image::read_all;
 use crate::store::{Damage, Store, StoredImage, Verified};
 
 /// Looks at the images that `named` means, or at all.
 pub fn run(named: &[String], global: &Global, store: &Store) -> Result<(), Failure> {
-    let images = match named {
+    let (files, stored): (Vec<&String>, Vec<&String>) = named.iter().partition(|text| Path::new(text).is_file());
+    if !files.is_empty() && !stored.is_empty() {
+        let failure = Failure::message(exit::USAGE, "files and images of the store are verified apart");
+        return Err(failure.hint(format!("dvrun image verify {}", files[0])));
+    }
+    if !files.is_empty() {
+        return read_files(&files, global);
+    }
+    let images = match stored.as_slice() {
         [] => store.images()?,
         named => named.iter().map(|text| find(store, text)).collect::<Result<_, _>>()?,
     };
@@ -48,6 +60,39 @@ pub fn run(named: &[String], global: &Global, store: &Store) -> Result<(), Failu
         &first.digest.to_string()[..19]
     );
     Err(Failure::message(exit::INFRASTRUCTURE, message).hint(hint))
+}
+
+/// Nothing tells what bytes a SIF or SquashFS on disk should have; whether its tables are sound and all its files can be read is what
+/// can be seen.
+fn read_files(paths: &[&String], global: &Global) -> Result<(), Failure> {
+    let mut results = Vec::with_capacity(paths.len());
+    let mut damaged = Vec::new();
+    for path in paths {
+        let read = read_all(&packed(Path::new(path))?);
+        if !read.damaged.is_empty() {
+            damaged.push(path);
+        }
+        if global.json {
+            let told = read
+                .damaged
+                .iter()
+                .map(|(path, error)| json!({"unreadable": path.to_string_lossy(), "why": error.to_string()}));
+            results.push(json!({"path": path, "files": read.files, "whole": read.damaged.is_empty(), "damage": told.collect::<Vec<_>>()}));
+            continue;
+        }
+        for (file, error) in &read.damaged {
+            println!("{path}  unreadable  {}: {error}", file.display());
+        }
+        if read.damaged.is_empty() && !global.quiet {
+            println!("{path}  readable, {} files", read.files);
+        }
+    }
+    if global.json {
+        println!("{:#}", json!(results));
+    }
+    let Some(first) = damaged.first() else { return Ok(()) };
+    let failure = Failure::message(exit::INFRASTRUCTURE, format!("{first} is damaged"));
+    Err(failure.hint("copy or pull it again"))
 }
 
 fn print(image: &StoredImage, verified: &Verified, global: &Global) {

@@ -6,12 +6,14 @@ use super::task::TaskError;
 use crate::lock::LockedImage;
 use crate::oci::Execution;
 use crate::runtime::{ImageAccess, Root};
-use crate::store::{StoredImage, StoredRoot};
+use crate::store::{Hold, StoredImage, StoredRoot};
 
 /// A root to run in, and how its image wants to be run.
 pub(super) struct TaskImage {
     pub root: Root,
     pub execution: Execution,
+    /// As long as it runs.
+    _hold: Option<Hold>,
 }
 
 /// The image, if it is there. `access` and `scratch` are for one that is a file.
@@ -20,8 +22,11 @@ pub(super) struct TaskImage {
 /// A store that cannot be read.
 pub(super) fn find(locked: &LockedImage, access: ImageAccess, scratch: &Path) -> Result<Option<TaskImage>, TaskError> {
     let Some(path) = &locked.path else { return Ok(None) };
-    let stored = StoredImage::open(path.clone())?;
-    Ok(stored.map(|stored| TaskImage {
+    let Some(stored) = StoredImage::open(path.clone())? else {
+        return Ok(None);
+    };
+    Ok(Some(TaskImage {
+        _hold: stored.hold()?,
         root: match stored.root() {
             StoredRoot::Folder(path) => Root::Folder(path),
             StoredRoot::Squashfs { file, offset } => Root::Squashfs {

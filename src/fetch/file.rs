@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::find::suits;
-use super::image::{PullError, arrive};
+use super::image::{PullError, arrive, forget_damaged};
 use super::{FileError, Found, file_facts};
 use crate::image::{
     App, ImageError, Layers, Limits, Origin, SquashfsOptions, apptainer_files, write_apptainer_sif, write_folder, write_squashfs,
@@ -35,6 +35,14 @@ pub enum Format {
 /// # Errors
 /// What registry, layers and disk have to say. Then some of `out` may be there, for the caller to remove.
 pub async fn image_to(session: &Session<'_>, found: &Found, limits: Limits, format: &Format, out: &Path) -> Result<(), PullError> {
+    match image_to_once(session, found, limits.clone(), format, out).await {
+        // Layers are read to their ends before anything of `out` is made.
+        Err(error) if forget_damaged(session, found, &error).await? => image_to_once(session, found, limits, format, out).await,
+        other => other,
+    }
+}
+
+async fn image_to_once(session: &Session<'_>, found: &Found, limits: Limits, format: &Format, out: &Path) -> Result<(), PullError> {
     let name = found.name();
     let resolved = match found {
         Found::Layers(resolved) => resolved,
@@ -59,7 +67,8 @@ pub async fn image_to(session: &Session<'_>, found: &Found, limits: Limits, form
         source,
     };
     let scratch = session.store.new_scratch().map_err(in_store)?;
-    let (config, layers) = arrive(session, resolved, scratch.path(), limits).await?;
+    let spool = session.store.spool().unwrap_or(scratch.path());
+    let (config, layers) = arrive(session, resolved, spool, limits).await?;
     let whole = registry::config_blob(session, resolved)
         .await
         .map_err(|source| PullError::Registry {

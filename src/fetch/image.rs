@@ -10,7 +10,7 @@ use crate::image::{ImageError, LayerBlob, Layers, Limits, write_folder};
 use crate::net::Event;
 use crate::oci::{Digest, ImageConfig};
 use crate::registry::{self, RegistryError, Resolved, ResolvedSif, Session};
-use crate::store::{Guard, ImageDraft, ImageInfo, Place, Store, StoreError, StoredImage, StoredLayer};
+use crate::store::{BlobState, Guard, ImageDraft, ImageInfo, Place, Store, StoreError, StoredImage, StoredLayer};
 
 /// Why an image is not in the store.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +46,42 @@ impl PullError {
     }
 }
 
+/// After a failure: whether it came of a layer that was damaged in the store. That layer is deleted, and will be fetched again.
+pub(super) async fn forget_damaged(session: &Session<'_>, found: &Found, error: &PullError) -> Result<bool, PullError> {
+    let (Found::Layers(resolved), PullError::Image { image, source }) = (found, error) else {
+        return Ok(false);
+    };
+    let named = |layer: &&str| resolved.layers.iter().find(|known| known.digest.to_string() == **layer);
+    let Some(layer) = source.damaged_layer().as_ref().and_then(named) else {
+        return Ok(false);
+    };
+    let (store, digest) = (session.store.clone(), layer.digest.clone());
+    let checked = tokio::task::spawn_blocking(move || store.check_blob(&digest)).await;
+    let state = checked.expect("the thread neither panics nor is cancelled");
+    let state = state.map_err(|source| PullError::Store {
+        image: image.clone(),
+        source,
+    })?;
+    let removed = state == BlobState::Removed;
+    if removed {
+        let text = format!("layer {} was damaged in the store; it is fetched again", layer.digest);
+        (session.progress)(Event::Note { what: image, text: &text });
+    }
+    Ok(removed)
+}
+
 /// Makes sure that an image is in the store, and says where. Layers are read as they arrive; two processes that want the same
-/// image do the work once; the one that waits says so through the session's progress.
+/// image do the work once; the one that waits says so through the session's progress. A layer that was damaged in the store is fetched
+/// once more.
 ///
 /// # Errors
 /// What registry, layers and disk have to say. Then the store is as before, except for blobs that are whole: they are not
 /// fetched again.
 pub async fn image(session: &Session<'_>, found: &Found, limits: Limits) -> Result<StoredImage, PullError> {
-    let stored = into_store(session, found, limits).await?;
+    let stored = match into_store(session, found, limits.clone()).await {
+        Err(error) if forget_damaged(session, found, &error).await? => into_store(session, found, limits).await?,
+        other => other?,
+    };
     let platform = match found {
         Found::Layers(resolved) => Some(&resolved.platform),
         Found::Sif { platform, .. } => Some(platform),
@@ -89,7 +117,8 @@ async fn into_store(session: &Session<'_>, found: &Found, limits: Limits) -> Res
         Found::Sif { sif, .. } => return artifact(session, sif, draft, name).await,
         Found::Local(local) => return draft.publish(noted(local, name.clone())).map_err(in_store),
     };
-    let (config, layers) = arrive(session, resolved, draft.scratch(), limits).await?;
+    let spool = session.store.spool().unwrap_or_else(|| draft.scratch());
+    let (config, layers) = arrive(session, resolved, spool, limits).await?;
     (session.progress)(Event::Converting { what: &name });
     let work = Work {
         layers,
@@ -108,11 +137,11 @@ async fn into_store(session: &Session<'_>, found: &Found, limits: Limits) -> Res
     Ok(stored)
 }
 
-/// The configuration, and the layers: each is indexed while the next ones are under way, and spooled in `scratch`.
+/// The configuration, and the layers: each is indexed while the next ones are under way, and spooled in `spool`.
 pub(super) async fn arrive(
     session: &Session<'_>,
     resolved: &Resolved,
-    scratch: &Path,
+    spool: &Path,
     limits: Limits,
 ) -> Result<(ImageConfig, Layers), PullError> {
     let image = resolved.source.to_string();
@@ -130,7 +159,7 @@ pub(super) async fn arrive(
             described: diff_ids.len(),
         });
     }
-    let layers = Layers::new(resolved.layers.len(), scratch, limits);
+    let layers = Layers::new(resolved.layers.len(), spool, limits);
     let arrived = |index: usize, path: &Path| {
         let blob = LayerBlob {
             path: path.to_owned(),

@@ -74,13 +74,25 @@ pub enum EntryFault {
 }
 
 impl ImageError {
+    /// The layer whose content is not what it should be, by its digest.
+    pub fn damaged_layer(&self) -> Option<&str> {
+        match self {
+            ImageError::Inflate { layer, .. }
+            | ImageError::Compression { layer, .. }
+            | ImageError::Content { layer, .. }
+            | ImageError::Tar { layer, .. }
+            | ImageError::Entry { layer, .. } => Some(layer),
+            _ => None,
+        }
+    }
+
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             ImageError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    Some("free some space, or put the cache on a larger disk (DVRUN_CACHE)".to_owned())
-                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+                    "free some space, or put the cache on a larger disk (DVRUN_CACHE; `spool` in the configuration for layers)".to_owned(),
+                ),
                 _ => None,
             },
             ImageError::Inflate { .. } | ImageError::Content { .. } => {

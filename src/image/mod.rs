@@ -14,6 +14,7 @@
 
 mod apps;
 mod apptainer;
+mod check;
 mod edit;
 mod error;
 mod folder;
@@ -31,6 +32,7 @@ mod tree;
 
 pub use apps::App;
 pub use apptainer::{ApptainerFiles, Origin, apptainer_files, write_apptainer_sif};
+pub use check::{Readable, read_all};
 pub use edit::{AddedContent, Addition, When};
 pub use error::ImageError;
 pub use folder::{Converted, convert_folder, write_folder};

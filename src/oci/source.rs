@@ -71,6 +71,17 @@ impl Source {
             registry @ (Source::Registry(_) | Source::Artifact(_)) => registry,
         }
     }
+
+    /// What the images that were given one name after the other have in common: the source without its tag and digest.
+    pub fn repository(&self) -> String {
+        match self {
+            Source::Registry(reference) => format!("docker://{}/{}", reference.host(), reference.repository()),
+            Source::Artifact(reference) => format!("oras://{}/{}", reference.host(), reference.repository()),
+            Source::Layout { dir, .. } => format!("oci:{}", dir.display()),
+            Source::Archive { file, .. } => file.display().to_string(),
+            Source::Path(path) => path.display().to_string(),
+        }
+    }
 }
 
 impl FromStr for Source {

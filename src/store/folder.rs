@@ -8,12 +8,27 @@ use crate::oci::Digest;
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    spool: Option<PathBuf>,
 }
 
 impl Store {
     /// `cache` is the cache folder; the versioned layout lies below it.
     pub fn new(cache: &Path) -> Store {
-        Store { root: cache.join("v1") }
+        Store {
+            root: cache.join("v1"),
+            spool: None,
+        }
+    }
+
+    /// With a place of its own for the layers of images that are being converted, uncompressed and in files without names.
+    #[must_use]
+    pub fn with_spool(self, spool: Option<PathBuf>) -> Store {
+        Store { spool, ..self }
+    }
+
+    /// That place; `None`: in the scratch folder of the conversion.
+    pub fn spool(&self) -> Option<&Path> {
+        self.spool.as_deref()
     }
 
     pub fn root(&self) -> &Path {

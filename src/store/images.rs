@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::hold::{self, IN_USE};
 use super::{Scratch, Store, StoreError, remove_tree};
 use crate::oci::{Digest, ImageConfig};
 
@@ -155,6 +156,16 @@ impl StoredImage {
     }
 }
 
+/// What came of removing an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    Removed,
+    /// Somebody runs it ([`StoredImage::hold`]); it is as before.
+    InUse,
+    /// There was none.
+    Absent,
+}
+
 /// An image being converted; dropped, it leaves nothing.
 #[derive(Debug)]
 pub struct ImageDraft {
@@ -215,7 +226,8 @@ impl Store {
             image.info.names.push(name.to_owned());
             write_info(&image.path, &image.info)?;
         }
-        Ok(())
+        // Its time tells that it was wanted.
+        image.hold().map(drop)
     }
 
     /// Starts a conversion. The caller holds the image's lock.
@@ -233,21 +245,23 @@ impl Store {
         })
     }
 
-    /// Deletes an image; whether there was one. The caller holds the image's lock.
+    /// Deletes an image that nobody holds. The caller holds the image's lock.
     ///
     /// # Errors
     /// What the file system says. The image is out of sight from the first moment on, whole or half deleted.
-    pub fn remove_image(&self, manifest: &Digest) -> Result<bool, StoreError> {
+    pub fn remove_image(&self, manifest: &Digest) -> Result<Removal, StoreError> {
         let path = self.image(manifest);
+        if !path.is_dir() {
+            return Ok(Removal::Absent);
+        }
+        let Some(_alone) = hold::alone(&path)? else {
+            return Ok(Removal::InUse);
+        };
         let scratch = self.new_scratch()?;
         let doomed = scratch.path().join("doomed");
-        match fs::rename(&path, &doomed) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(StoreError::at("move", &path)(error)),
-        }
+        fs::rename(&path, &doomed).map_err(StoreError::at("move", &path))?;
         remove_tree(&doomed).map_err(StoreError::at("remove", &doomed))?;
-        Ok(true)
+        Ok(Removal::Removed)
     }
 }
 
@@ -294,6 +308,8 @@ impl ImageDraft {
     pub fn publish(self, info: ImageInfo) -> Result<StoredImage, StoreError> {
         let on_disk = File::open(&self.folder).and_then(|folder| Ok(nix::unistd::syncfs(folder)?));
         on_disk.map_err(StoreError::at("write to disk", &self.folder))?;
+        let in_use = self.folder.join(IN_USE);
+        File::create(&in_use).map_err(StoreError::at("create", &in_use))?;
         write_info(&self.folder, &info)?;
         let path = self.store.image(&info.manifest);
         let images = self.store.root().join("images");
@@ -379,8 +395,15 @@ mod tests {
         store.name_image(&mut found, "docker://a").unwrap();
         assert_eq!(store.images().unwrap()[0].info.names, ["docker://a", "docker://b"]);
         assert_eq!(fs::read_dir(store.scratch()).unwrap().count(), 0, "scratch is empty again");
-        assert!(store.remove_image(&manifest).unwrap());
-        assert!(!store.remove_image(&manifest).unwrap());
+        let hold = found.hold().unwrap();
+        let second = found.hold().unwrap();
+        assert!(second.is_some(), "any number may run it");
+        drop(second);
+        assert_eq!(store.remove_image(&manifest).unwrap(), Removal::InUse);
+        assert!(found.root().path().join("file").exists());
+        drop(hold);
+        assert_eq!(store.remove_image(&manifest).unwrap(), Removal::Removed);
+        assert_eq!(store.remove_image(&manifest).unwrap(), Removal::Absent);
         assert!(store.images().unwrap().is_empty() && !image.path.exists());
     }
 

@@ -122,6 +122,16 @@ impl Store {
     }
 }
 
+/// What lies in a folder.
+pub(super) fn space_of(folder: &Path) -> Result<Space, StoreError> {
+    let mut space = Space::default();
+    each_file(folder, &mut |_, meta| {
+        space.add(meta);
+        Ok(())
+    })?;
+    Ok(space)
+}
+
 /// Whether [`Store::prune`] deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prune {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::readable::{OpenFolders, open_own};
-use super::{Store, StoreError, StoredImage};
+use super::{Place, Store, StoreError, StoredImage};
 use crate::oci::{Digest, Hasher};
 
 /// Something of an image that is not as it was stored.
@@ -36,6 +36,15 @@ pub struct Verified {
     /// Files of the root file system, and blobs.
     pub files: u64,
     pub damage: Vec<Damage>,
+}
+
+/// What [`Store::check_blob`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobState {
+    Absent,
+    Whole,
+    /// It was damaged, and is gone.
+    Removed,
 }
 
 /// Of the list, in an image's folder.
@@ -94,6 +103,15 @@ impl Store {
     /// What the file system says, other than that something is missing.
     pub fn verify_image(&self, image: &StoredImage) -> Result<Verified, StoreError> {
         let mut verified = self.verify_blobs(image)?;
+        if let Place::File { path, .. } = &image.info.root {
+            let file = image.path.join(path);
+            // A SIF's digest is of all its bytes, whoever put it there.
+            verified.files += 1;
+            if !holds(&file, &image.info.config_digest).map_err(StoreError::at("read", &file))? {
+                verified.damage.push(Damage::Changed(path.clone()));
+            }
+            return Ok(verified);
+        }
         let rootfs = image.path.join(super::images::ROOTFS);
         if !rootfs.is_dir() {
             return Ok(verified);
@@ -130,6 +148,21 @@ impl Store {
         Ok(verified)
     }
 
+    /// Reads a blob again; one that is not what its name says is deleted.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn check_blob(&self, digest: &Digest) -> Result<BlobState, StoreError> {
+        let Some(path) = self.find_blob(digest) else {
+            return Ok(BlobState::Absent);
+        };
+        if holds(&path, digest).map_err(StoreError::at("read", &path))? {
+            return Ok(BlobState::Whole);
+        }
+        fs::remove_file(&path).map_err(StoreError::at("remove", &path))?;
+        Ok(BlobState::Removed)
+    }
+
     fn verify_blobs(&self, image: &StoredImage) -> Result<Verified, StoreError> {
         let mut verified = Verified::default();
         let layers = image.info.layers.iter().map(|layer| &layer.digest);
@@ -138,12 +171,12 @@ impl Store {
             .chain(layers)
             .collect();
         for digest in digests {
-            let Some(path) = self.find_blob(digest) else { continue };
-            verified.files += 1;
-            if !holds(&path, digest).map_err(StoreError::at("read", &path))? {
-                fs::remove_file(&path).map_err(StoreError::at("remove", &path))?;
-                verified.damage.push(Damage::Blob(digest.clone()));
+            match self.check_blob(digest)? {
+                BlobState::Absent => continue,
+                BlobState::Whole => {}
+                BlobState::Removed => verified.damage.push(Damage::Blob(digest.clone())),
             }
+            verified.files += 1;
         }
         Ok(verified)
     }

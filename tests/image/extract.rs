@@ -6,9 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use dvrun::sif::Sif;
+
 use super::seen::{SeenTree, assert_same, on_disk};
+use super::squashfs::unsquashfs;
 use crate::support::layers::*;
-use crate::support::{Sandbox, finish, lane};
+use crate::support::{Sandbox, checkout, finish, lane};
 
 /// Files and folders of every mode, among them those that nobody may read.
 fn image(sandbox: &Sandbox) -> String {
@@ -88,6 +91,22 @@ fn what_is_extracted_is_what_a_folder_would_have_been() {
     rest.remove(&b""[..]);
     assert_same("sif", &from_sif, &rest);
     assert_eq!(hidden(&sandbox), Vec::<String>::new());
+}
+
+#[test]
+fn a_sif_of_apptainer_is_extracted_as_unsquashfs_does() {
+    if !unsquashfs() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let sif = checkout().join("tests/corpora/apptainer-1.4.5.sif");
+    let offset = Sif::read(&fs::File::open(&sif).unwrap()).unwrap().primary().unwrap().offset;
+    finish(dvrun(&sandbox, &["image", "extract"]).arg(&sif).arg("ours")).ok();
+    let mut theirs = Command::new("unsquashfs");
+    theirs.args(["-no-progress", "-quiet", "-offset", &offset.to_string(), "-dest"]);
+    finish(theirs.arg(sandbox.work().join("theirs")).arg(&sif)).ok();
+    assert!(tree(&sandbox, "ours").len() > 10, "there is something in it");
+    assert_same("apptainer's", &tree(&sandbox, "ours"), &tree(&sandbox, "theirs"));
 }
 
 fn hidden(sandbox: &Sandbox) -> Vec<String> {

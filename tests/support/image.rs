@@ -47,6 +47,11 @@ pub fn image(layers: &[&[u8]]) -> Image {
 }
 
 pub fn image_for(architecture: &str, layers: &[&[u8]]) -> Image {
+    image_of(architecture, json!({"Env": ["A=1"], "Entrypoint": ["/bin/true"]}), layers)
+}
+
+/// With `execution` as the `config` of its configuration.
+pub fn image_of(architecture: &str, execution: Value, layers: &[&[u8]]) -> Image {
     let mut blobs = BTreeMap::new();
     let mut keep = |bytes: &[u8]| {
         let digest = Digest::sha256(bytes);
@@ -56,7 +61,7 @@ pub fn image_for(architecture: &str, layers: &[&[u8]]) -> Image {
     let digests: Vec<Digest> = layers.iter().map(|layer| keep(layer)).collect();
     let config = json!({
         "os": "linux", "architecture": architecture,
-        "config": {"Env": ["A=1"], "Entrypoint": ["/bin/true"]},
+        "config": execution,
         "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| Digest::sha256(&plain(layer))).collect::<Vec<_>>()},
         "history": digests.iter().map(|_| json!({"created": "2020-01-01T00:00:00Z", "created_by": "a test"})).collect::<Vec<_>>(),
     });
