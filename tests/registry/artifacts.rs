@@ -180,24 +180,6 @@ fn a_sif_file_for_another_processor_is_told_before_it_is_fetched() {
 }
 
 #[test]
-fn an_image_in_the_store_is_for_its_own_platform_alone() {
-    let sandbox = Sandbox::new();
-    sandbox.copy(&checkout().join("workflows/quickstart/image"), "image");
-    let own = ["pull", "--platform", "linux/amd64", "oci:image:1.0"];
-    let other = ["pull", "--platform", "linux/arm64", "oci:image:1.0"];
-    let refused = || {
-        finish(sandbox.dvrun().args(other))
-            .exits(3)
-            .complains("made for linux/amd64, not for linux/arm64");
-    };
-    refused();
-    finish(sandbox.dvrun().args(own)).ok();
-    // Now that it is there.
-    refused();
-    finish(sandbox.dvrun().args(own)).ok();
-}
-
-#[test]
 fn what_fails_below_oras_says_oras() {
     let Some(registry) = Registry::start() else { return };
     let sandbox = Sandbox::new();
