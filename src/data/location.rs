@@ -60,7 +60,10 @@ mod tests {
     use crate::net::Options;
 
     fn client(mirrors: &str) -> Client {
-        let options: Options = serde_json::from_str(&format!(r#"{{"mirrors": {mirrors}}}"#)).unwrap();
+        let options = Options {
+            mirrors: serde_json::from_str(mirrors).unwrap(),
+            ..Options::default()
+        };
         Client::new(options).unwrap()
     }
 

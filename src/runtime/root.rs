@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag};
-use nix::unistd::mkdtemp;
 
 use super::attributes;
 use super::error::RuntimeError;
@@ -246,7 +245,7 @@ pub fn pivot(kernel: Kernel) -> Result<(), RuntimeError> {
 /// An empty folder in memory. All of them, and the layer in memory, are parts of the stage: one file system of half
 /// the machine's memory, since making each and taking it down again would take longer than all the rest of a mount.
 pub fn memory_folder(mode: u32) -> nix::Result<OwnedFd> {
-    let folder = mkdtemp(&Path::new(STAGE).join("folder-XXXXXX"))?;
+    let folder = tempfile::Builder::new().prefix("folder-").tempdir_in(STAGE).map_err(errno)?.keep();
     fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).map_err(errno)?;
     open(&folder, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
