@@ -153,7 +153,7 @@ impl Work {
                 })?;
             }
             Format::Sif { options, apps } => {
-                let files = apptainer_files(&self.config, &self.whole["config"], apps, &self.origin);
+                let files = apptainer_files(&merged, &self.config, &self.whole["config"], apps, &self.origin);
                 write_apptainer_sif(&mut merged, &files, options, self.scratch.path(), &self.out)?;
             }
         }

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::apptainer::{EMPTY, is_identifier, pretty, quote, quoted};
 use super::edit::{AddedContent, Addition, When};
+use super::layers::Merged;
+use super::tree::{InodeId, Node, Tree};
 
 /// An app to be added to an image. Its name becomes a folder's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,10 +95,57 @@ impl App {
     }
 }
 
+/// More of a file of an app is not shown.
+const SHOWN: u64 = 64 << 10;
+
+/// The apps that an image came with, and what `apptainer inspect --app NAME` shows of each: its own files, as they are.
+pub(super) fn found(merged: &Merged) -> IndexMap<String, Value> {
+    let tree = &merged.tree;
+    let apps = inner(tree, Tree::ROOT, "scif").and_then(|scif| inner(tree, scif, "apps"));
+    let named = apps.into_iter().flat_map(|apps| tree.names(apps));
+    let described = named.filter_map(|(name, app)| Some((std::str::from_utf8(name).ok()?, inner(tree, app, "scif")?)));
+    described.map(|(name, meta)| (name.to_owned(), shown(merged, name, meta))).collect()
+}
+
+fn shown(merged: &Merged, name: &str, meta: InodeId) -> Value {
+    let root = format!("/scif/apps/{name}/scif");
+    let file = |folder: InodeId, name: &str| inner(&merged.tree, folder, name).and_then(|id| text(merged, id));
+    let mut environment = IndexMap::new();
+    if let Some(folder) = inner(&merged.tree, meta, "env") {
+        let names = merged.tree.names(folder).filter_map(|(name, _)| std::str::from_utf8(name).ok());
+        environment.extend(names.filter_map(|name| Some((format!("{root}/env/{name}"), file(folder, name)?))));
+    }
+    let labels = file(meta, "labels.json").and_then(|text| serde_json::from_str::<IndexMap<String, String>>(&text).ok());
+    json!({
+        "environment": environment,
+        "labels": labels.unwrap_or_default(),
+        "runscript": file(meta, "runscript").unwrap_or_default(),
+        "test": file(meta, "test").unwrap_or_default(),
+        "helpfile": file(meta, "runscript.help").unwrap_or_default(),
+    })
+}
+
+fn inner(tree: &Tree, folder: InodeId, name: &str) -> Option<InodeId> {
+    tree.names(folder).find_map(|(other, id)| (other == name.as_bytes()).then_some(id))
+}
+
+/// The text of a small file; what cannot be read is told by whoever writes the image.
+fn text(merged: &Merged, id: InodeId) -> Option<String> {
+    let Node::File(body) = &merged.tree.inode(id).node else {
+        return None;
+    };
+    let mut bytes = vec![0; usize::try_from(body.size).ok().filter(|_| body.size <= SHOWN)?];
+    for part in body.segments() {
+        let place = part.at as usize..(part.at + part.length) as usize;
+        merged.read_exact_at(body, bytes.get_mut(place)?, part.offset).ok()?;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// `94-appsbase.sh`: where every app's things are, whichever is active. In a variable's name `_` stands for what cannot.
-pub(super) fn base_script(apps: &[App]) -> String {
+pub(super) fn base_script<'a>(apps: impl Iterator<Item = &'a str>) -> String {
     let mut script = format!("{EMPTY}export SCIF_APPS=/scif/apps SCIF_DATA=/scif/data\n");
-    for App { name, .. } in apps {
+    for name in apps {
         let suffix: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let mut export = |variable: &str, value: &str| script += &format!("export SCIF_{variable}_{suffix}={}\n", quote(value));
         export("APPNAME", name);

@@ -8,7 +8,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use super::apps::{App, active_script, base_script};
+use super::apps::{self, App, active_script, base_script};
 use super::edit::{AddedContent, Addition, When};
 use super::error::ImageError;
 use super::layers::Merged;
@@ -52,9 +52,12 @@ pub fn write_apptainer_sif(
     write_sif(merged, &files.description, options, out)
 }
 
-/// Makes the files. `oci_config` is the `config` object of the image's configuration, as JSON; `apps` are added to the image, whose
+/// Makes the files for `merged`. `oci_config` is the `config` object of the image's configuration, as JSON; `apps` are added to the image, whose
 /// own are kept.
-pub fn apptainer_files(config: &ImageConfig, oci_config: &Value, apps: &[App], origin: &Origin) -> ApptainerFiles {
+pub fn apptainer_files(merged: &Merged, config: &ImageConfig, oci_config: &Value, apps: &[App], origin: &Origin) -> ApptainerFiles {
+    let mut shown = apps::found(merged);
+    shown.extend(apps.iter().map(|app| (app.name.clone(), app.inspected())));
+    shown.sort_unstable_keys();
     let run = &config.config;
     let definition = format!("bootstrap: {}\nfrom: {}\n\n", origin.bootstrap, origin.from);
     let labels = labels(config, origin);
@@ -62,7 +65,7 @@ pub fn apptainer_files(config: &ImageConfig, oci_config: &Value, apps: &[App], o
     let (environment, unexported) = environment(run);
     let inspect = json!({
         "data": {"attributes": {
-            "apps": apps.iter().map(|app| (app.name.clone(), app.inspected())).collect::<IndexMap<_, _>>(),
+            "apps": shown,
             "deffile": definition,
             "environment": {format!("/{D}/env/10-docker2singularity.sh"): environment, format!("/{D}/env/90-environment.sh"): EMPTY},
             "labels": labels,
@@ -88,7 +91,7 @@ pub fn apptainer_files(config: &ImageConfig, oci_config: &Value, apps: &[App], o
         script("env/01-base.sh", EMPTY),
         script("env/10-docker2singularity.sh", &environment),
         script("env/90-environment.sh", EMPTY),
-        script("env/94-appsbase.sh", &base_script(apps)),
+        script("env/94-appsbase.sh", &base_script(shown.keys().map(String::as_str))),
         script("env/95-apps.sh", &active_script()),
         script("env/99-base.sh", BASE),
         script("env/99-runtimevars.sh", RUNTIME),

@@ -42,7 +42,7 @@ fn write(bench: &Bench, merged: &mut Merged, options: &SquashfsOptions) -> PathB
         from: "example.org/lab/tool:1".into(),
         created: CREATED,
     };
-    let files = apptainer_files(&config, &whole["config"], &apps(), &origin);
+    let files = apptainer_files(merged, &config, &whole["config"], &apps(), &origin);
     assert_eq!(files.unexported, ["not.a.name"]);
     let path = bench.path().join("image.sif");
     write_apptainer_sif(merged, &files, options, &bench.scratch(), &path).expect("the disk has room");
@@ -174,14 +174,31 @@ fn an_addition_that_cannot_be_is_an_error_and_the_tree_stays_usable() {
     assert_eq!(fs::read(bench.out().join("a")).unwrap(), b"x");
 }
 
-/// The real image's layers, from its layout.
+/// Apps that an image brings: as Apptainer makes them, and as the SCIF reference tool does.
+fn own_apps() -> Vec<Member> {
+    let script = |text: &str| format!("#!/bin/sh\n{text}\n");
+    vec![
+        folder("scif/apps/own/scif/env"),
+        file("scif/apps/own/scif/runscript", script("printf 'own <%s>\\n' \"$GREETED\" \"$@\"")).mode(0o755),
+        file("scif/apps/own/scif/runscript.help", "Says it itself.\n"),
+        file("scif/apps/own/scif/test", script("printf 'tested <%s>\\n' \"$@\"")).mode(0o755),
+        file("scif/apps/own/scif/env/90-environment.sh", "export GREETED=\"it's \\$x\"\n"),
+        file("scif/apps/tool/scif/runscript", script("printf 'tool <%s>\\n' \"$@\"")).mode(0o755),
+        file("scif/apps/tool/scif/environment.sh", "export TOOL=1\n"),
+        file("scif/apps/tool/scif/tool.scif", "%apprun tool\n"),
+    ]
+}
+
+/// The real image's layers, from its layout, and [`own_apps`].
 fn real(bench: &Bench, layout: &Path) -> Merged {
     let blob = |digest: &str| layout.join("blobs").join(digest.replacen(':', "/", 1));
     let json = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).expect("the layout is whole")).expect("JSON");
     let index = json(layout.join("index.json"));
     let manifest = json(blob(index["manifests"][0]["digest"].as_str().expect("a digest")));
     let layers = manifest["layers"].as_array().expect("layers");
-    let reading = Layers::new(layers.len(), &bench.scratch(), Limits::default());
+    let reading = Layers::new(layers.len() + 1, &bench.scratch(), Limits::default());
+    let own = bench.blobs(Packing::Gzip, &[archive(&own_apps())]).remove(0);
+    reading.add(layers.len(), own);
     for (at, layer) in layers.iter().enumerate() {
         let digest = layer["digest"].as_str().expect("a digest");
         reading.add(
@@ -232,6 +249,7 @@ fn apptainer_runs_it_as_root() {
         );
         let path = path.to_str().expect("the test chose it");
         let run = |args: &[&str]| finish(apptainer(args).env("APPTAINER_BIND", "").env("OTHER", "caller"));
+        let own_lines = |who: &str, words: &[&str]| words.iter().map(|word| format!("{who} <{word}>\n")).collect::<String>();
         let lines = |words: &[&str]| words.iter().map(|word| format!("<{word}>\n")).collect::<String>();
 
         assert_eq!(run(&["run", path]).ok().stdout, lines(&WORDS), "Cmd");
@@ -261,7 +279,23 @@ fn apptainer_runs_it_as_root() {
         assert_eq!(attributes["labels"]["maintainer"], "someone \"else\"");
         assert_eq!(attributes["deffile"], "bootstrap: docker\nfrom: example.org/lab/tool:1\n\n");
         assert!(attributes["runscript"].as_str().expect("text").contains("exec 'printf'"));
-        assert_eq!(run(&["inspect", "--list-apps", path]).ok().stdout, "environment\nsay-words\n");
+        assert_eq!(
+            run(&["inspect", "--list-apps", path]).ok().stdout,
+            "environment\nown\nsay-words\ntool\n"
+        );
+        assert_eq!(
+            run(&[&["run", "--app", "own", path], &WORDS[1..]].concat()).ok().stdout,
+            own_lines("own", &[&["it's $x"], &WORDS[1..]].concat())
+        );
+        assert_eq!(run(&["run-help", "--app", "own", path]).ok().stdout, "Says it itself.\n");
+        assert_eq!(
+            run(&["test", "--app", "own", path, "a b", "$x"]).ok().stdout,
+            own_lines("tested", &["a b", "$x"])
+        );
+        assert_eq!(
+            run(&[&["run", "--app", "tool", path], &WORDS[1..]].concat()).ok().stdout,
+            own_lines("tool", &WORDS[1..])
+        );
         assert_eq!(
             run(&["run", "--app", "say-words", path, "a b", "$x"]).ok().stdout,
             lines(&["$first", "a b", "$x"])
@@ -277,6 +311,12 @@ fn apptainer_runs_it_as_root() {
             run(&["exec", "--app", "say-words", path, "printenv", "SAID"]).ok().stdout,
             "it's $x\n"
         );
+        // What is typed, as a file: Apptainer asks for no terminal.
+        let typed = bench.path().join("typed");
+        fs::write(&typed, "printf '<%s>\\n' \"it's\" '$x' \"$GREETING\"; exit 5\n").unwrap();
+        let typed = fs::File::open(&typed).unwrap();
+        let shell = finish(apptainer(&["shell", path]).env("APPTAINER_BIND", "").stdin(typed)).exits(5);
+        assert!(shell.stdout.contains("<it's>\n<$x>\n<it's \"$HOME\" `id` \\ }>\n"), "{shell:#}");
         let none = run(&["run", "--app", "nothing", path]);
         assert!(!none.status.success(), "{none:#}");
         run(&["sif", "list", path]).ok().says("FS (Squashfs/*System/amd64)");
