@@ -281,13 +281,14 @@ fn apptainer_runs_it_as_root() {
         assert!(attributes["runscript"].as_str().expect("text").contains("exec 'printf'"));
         assert_eq!(
             run(&["inspect", "--list-apps", path]).ok().stdout,
-            "environment\nown\nsay-words\ntool\n"
+            "call\nenvironment\nown\nsay-words\ntool\nversions\n",
+            "the real image's, those added here, the workflow's"
         );
         assert_eq!(
             run(&[&["run", "--app", "own", path], &WORDS[1..]].concat()).ok().stdout,
             own_lines("own", &[&["it's $x"], &WORDS[1..]].concat())
         );
-        assert_eq!(run(&["run-help", "--app", "own", path]).ok().stdout, "Says it itself.\n");
+        run(&["run-help", "--app", "own", path]).ok().says("Says it itself.\n");
         assert_eq!(
             run(&["test", "--app", "own", path, "a b", "$x"]).ok().stdout,
             own_lines("tested", &["a b", "$x"])
@@ -311,12 +312,18 @@ fn apptainer_runs_it_as_root() {
             run(&["exec", "--app", "say-words", path, "printenv", "SAID"]).ok().stdout,
             "it's $x\n"
         );
-        // What is typed, as a file: Apptainer asks for no terminal.
+        // What is typed comes as a file: Apptainer asks for no terminal.
         let typed = bench.path().join("typed");
         fs::write(&typed, "printf '<%s>\\n' \"it's\" '$x' \"$GREETING\"; exit 5\n").unwrap();
-        let typed = fs::File::open(&typed).unwrap();
-        let shell = finish(apptainer(&["shell", path]).env("APPTAINER_BIND", "").stdin(typed)).exits(5);
-        assert!(shell.stdout.contains("<it's>\n<$x>\n<it's \"$HOME\" `id` \\ }>\n"), "{shell:#}");
+        let mut shell = apptainer(&["shell", path]);
+        let shell = shell
+            .env("APPTAINER_BIND", "")
+            .stdin(fs::File::open(&typed).unwrap())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&shell.stdout);
+        assert!(shown.contains("<it's>\n<$x>\n<it's \"$HOME\" `id` \\ }>\n"), "{shell:#?}");
+        assert_eq!(shell.status.code(), Some(5), "{shell:#?}");
         let none = run(&["run", "--app", "nothing", path]);
         assert!(!none.status.success(), "{none:#}");
         run(&["sif", "list", path]).ok().says("FS (Squashfs/*System/amd64)");
