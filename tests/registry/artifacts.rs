@@ -180,6 +180,23 @@ fn a_sif_file_for_another_processor_is_told_before_it_is_fetched() {
 }
 
 #[test]
+fn an_image_in_the_store_is_for_its_own_platform_alone() {
+    let Some(registry) = Registry::start() else { return };
+    let sandbox = Sandbox::new();
+    registry.push_oci(&checkout().join("workflows/quickstart/image"), "1.0", "lab/one:1");
+    let image = format!("docker://{}/lab/one:1", registry.host());
+    let pull = |platform: &str| finish(sandbox.dvrun().args(["pull", "--platform", platform, &image]));
+    let refused = || {
+        pull("linux/arm64").exits(3).complains("linux/amd64");
+    };
+    refused();
+    pull("linux/amd64").ok();
+    // Now that it is there.
+    refused();
+    pull("linux/amd64").ok();
+}
+
+#[test]
 fn what_fails_below_oras_says_oras() {
     let Some(registry) = Registry::start() else { return };
     let sandbox = Sandbox::new();

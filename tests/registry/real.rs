@@ -216,6 +216,16 @@ async fn tags_come_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_page_of_tags_has_an_end() {
+    let server = Faults::serve(|_| Reply::new(200, vec![b' '; 17 << 20]));
+    let (client, credentials, cache) = (client(), Credentials::none(), tempdir().unwrap());
+    let store = Store::new(cache.path());
+    let session = Session::new(&client, &store, &credentials, TagPolicy::Ask, &silent);
+    let error = tags(&session, &format!("{}/lab/long", server.host()).parse().unwrap()).await.unwrap_err();
+    assert!(format!("{error:?}").contains("TooLong"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_tag_is_asked_once_in_an_hour() {
     let Some(registry) = Registry::start() else { return };
     let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
