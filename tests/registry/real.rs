@@ -221,7 +221,9 @@ async fn a_page_of_tags_has_an_end() {
     let (client, credentials, cache) = (client(), Credentials::none(), tempdir().unwrap());
     let store = Store::new(cache.path());
     let session = Session::new(&client, &store, &credentials, TagPolicy::Ask, &silent);
-    let error = tags(&session, &format!("{}/lab/long", server.host()).parse().unwrap()).await.unwrap_err();
+    let error = tags(&session, &format!("{}/lab/long", server.host()).parse().unwrap())
+        .await
+        .unwrap_err();
     assert!(format!("{error:?}").contains("TooLong"), "{error:?}");
 }
 

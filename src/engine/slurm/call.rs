@@ -1,12 +1,16 @@
 //! One command of Slurm's: a clean environment, a time limit, standard output and standard error kept apart.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Slurm's commands, and how long to wait for them. Names without a slash are looked up along `PATH` of `env`.
 #[derive(Clone, Debug)]
@@ -121,7 +125,8 @@ pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String,
         command: command.clone(),
         source,
     };
-    let mut child = Command::new(program)
+    let mut child = Command::new(along_path(slurm, program))
+        .arg0(program)
         .args(args)
         .env_clear()
         .envs(slurm.env.iter().map(|(name, value)| (name, value)))
@@ -132,29 +137,27 @@ pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String,
         .process_group(0)
         .spawn()
         .map_err(spawn)?;
-    let outputs = [
-        collect(child.stdout.take().expect("was asked for")),
-        collect(child.stderr.take().expect("was asked for")),
-    ];
     let deadline = Instant::now() + slurm.limit;
-    let mut texts = Vec::new();
-    for output in outputs {
-        match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(text) => texts.push(text.map_err(spawn)?),
-            Err(_) => {
-                end(&mut child).map_err(spawn)?;
-                return Err(CallError::TimedOut {
-                    command,
-                    limit: slurm.limit,
-                });
-            }
-        }
-    }
+    let pipes: [OwnedFd; 2] = [
+        child.stdout.take().expect("was asked for").into(),
+        child.stderr.take().expect("was asked for").into(),
+    ];
+    let Some([text, complaint]) = collect(pipes.map(File::from), deadline).map_err(spawn)? else {
+        end(&mut child).map_err(spawn)?;
+        return Err(CallError::TimedOut {
+            command,
+            limit: slurm.limit,
+        });
+    };
     // Both pipes are closed: the end is near, or (a program that closed them and stays) within the limit.
+    let mut pause = Duration::from_micros(20);
     let status = loop {
         match child.try_wait().map_err(spawn)? {
             Some(status) => break status,
-            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            None if Instant::now() < deadline => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(10));
+            }
             None => {
                 end(&mut child).map_err(spawn)?;
                 return Err(CallError::TimedOut {
@@ -168,29 +171,51 @@ pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String,
         return Err(CallError::Failed {
             command,
             status: status.to_string(),
-            message: one_line(&texts[1]),
+            message: one_line(&complaint),
         });
     }
-    Ok(texts.swap_remove(0))
+    Ok(text)
 }
 
-/// Reads to the end in a thread of its own: neither pipe may fill up while the other is waited for.
-fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<String>> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let read = pipe.read_to_end(&mut bytes);
-        // Nobody listens any more after a time-out; there is nothing to do about it here.
-        sender.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned())).ok();
-    });
-    receiver
+/// A whole path, for which the standard library needs no copy of this process to start a program in another environment.
+fn along_path(slurm: &Slurm, program: &Path) -> PathBuf {
+    let path = slurm.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
+    let folders = path.filter(|_| program.components().count() == 1).unwrap_or_default();
+    let found = std::env::split_paths(&folders)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| program.to_owned())
+}
+
+/// Reads both to their ends; `None` where that takes too long. Neither may fill up while the other is waited for.
+fn collect(pipes: [File; 2], deadline: Instant) -> io::Result<Option<[String; 2]>> {
+    let mut texts = [Vec::new(), Vec::new()];
+    let mut open = vec![0, 1];
+    let mut buffer = [0; 8 << 10];
+    while !open.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut ready: Vec<_> = open.iter().map(|&at| PollFd::new(pipes[at].as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) => return Ok(None),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready: Vec<bool> = ready.iter().map(|pipe| pipe.any().unwrap_or(false)).collect();
+        for (at, _) in open.clone().into_iter().zip(ready).filter(|(_, ready)| *ready) {
+            match (&pipes[at]).read(&mut buffer)? {
+                0 => open.retain(|&other| other != at),
+                read => texts[at].extend(&buffer[..read]),
+            }
+        }
+    }
+    Ok(Some(texts.map(|text| String::from_utf8_lossy(&text).into_owned())))
 }
 
 /// Ends the command and what it started.
 fn end(child: &mut Child) -> io::Result<()> {
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
     match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+        Ok(()) | Err(Errno::ESRCH) => {}
         Err(error) => return Err(error.into()),
     }
     child.wait().map(|_| ())
