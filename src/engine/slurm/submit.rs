@@ -132,6 +132,14 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
     };
     let mut submission = Submission::default();
     let earlier = by_stage(jobs(&events));
+    // All before the first job: between two jobs each would wait for the disk.
+    let mut written: BTreeMap<&StageName, Result<Vec<Script>, SubmitError>> = BTreeMap::new();
+    for (name, stage) in &plan.stages {
+        let left = left(&stage.todo, earlier.get(name).map_or(&[], Vec::as_slice));
+        if !left.is_empty() {
+            written.insert(name, submitter.write(stage, &left));
+        }
+    }
     // How the stages stand that the ones after them need.
     let mut parents: BTreeMap<StageName, Parent> = BTreeMap::new();
     for (name, stage) in &plan.stages {
@@ -140,7 +148,6 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
             continue;
         }
         let before = earlier.get(name).cloned().unwrap_or_default();
-        let left = left(&stage.todo, &before);
         let mut parent = Parent::Done;
         // Once stopped, nothing will be submitted that would have to know.
         if !before.is_empty() && submission.stopped.is_none() {
@@ -149,17 +156,19 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
                 Err(error) => submission.stopped = Some(error),
             }
         }
-        if left.is_empty() {
+        let Some(scripts) = written.remove(name) else {
             submission.stages.push(stage_jobs(stage, &before, &[]));
             parents.insert(name.clone(), parent);
             continue;
-        }
+        };
         let mut new = Vec::new();
         let problem = match (&submission.stopped, dependency(stage, &parents)) {
             (Some(_), _) => Some(Missing::Stopped),
             (None, Dependency::Missing(why)) => Some(why),
             (None, Dependency::Jobs(needs)) => {
-                submission.stopped = submitter.stage(stage, &left, &needs, parent.open(), &mut journal, &mut new).err();
+                submission.stopped = scripts
+                    .and_then(|scripts| submitter.stage(stage, &scripts, &needs, parent.open(), &mut journal, &mut new))
+                    .err();
                 submission.stopped.as_ref().map(|_| Missing::Stopped)
             }
         };
@@ -214,37 +223,44 @@ struct Submitter<'a> {
 }
 
 impl Submitter<'_> {
-    /// Submits the tasks `left` of a stage, of which `before` are active; `jobs` grows by each job that Slurm took.
+    /// Writes the scripts of the tasks `left` of a stage into the run folder.
+    fn write(&self, stage: &StagePlan, left: &TaskSet) -> Result<Vec<Script>, SubmitError> {
+        let name = &stage.stage.name;
+        let failed = |path: PathBuf| move |source| SubmitError::Write { path, source };
+        // Slurm drops the output of a job whose log folder is missing.
+        let logs = self.run.logs(name);
+        fs::create_dir_all(&logs).map_err(failed(logs))?;
+        let scripts = scripts(self.run, self.plan, stage, left, self.profile, self.program, self.limits);
+        let mut scripts = scripts.map_err(|source| SubmitError::Script {
+            stage: name.clone(),
+            source,
+        })?;
+        for script in &mut scripts {
+            // Thousands of them are not kept in memory too.
+            let text = std::mem::take(&mut script.text);
+            fs::write(&script.path, text).map_err(failed(script.path.clone()))?;
+        }
+        Ok(scripts)
+    }
+
+    /// Submits the scripts of a stage, of whose jobs `before` are active; `jobs` grows by each job that Slurm took.
     fn stage(
         &self,
         stage: &StagePlan,
-        left: &TaskSet,
+        scripts: &[Script],
         needs: &[Needed],
         before: &[SubmittedJob],
         journal: &mut Journal,
         jobs: &mut Vec<SubmittedJob>,
     ) -> Result<(), SubmitError> {
-        let name = &stage.stage.name;
-        // Slurm drops the output of a job whose log folder is missing.
-        let logs = self.run.logs(name);
-        fs::create_dir_all(&logs).map_err(|source| SubmitError::Write { path: logs, source })?;
-        let scripts = scripts(self.run, self.plan, stage, left, self.profile, self.program, self.limits);
-        let scripts = scripts.map_err(|source| SubmitError::Script {
-            stage: name.clone(),
-            source,
-        })?;
         let limited = stage.stage.array.as_ref().is_some_and(|array| array.max_parallel.is_some());
         for script in scripts {
-            fs::write(&script.path, &script.text).map_err(|source| SubmitError::Write {
-                path: script.path.clone(),
-                source,
-            })?;
             let mut clauses: Vec<String> = needs.iter().filter_map(|need| need.clause(&script.chunk)).collect();
             // A limit on what runs at once holds for one array: the stage's next array waits for the one before it.
             if let (true, Some(before)) = (limited, jobs.last().or(before.last())) {
                 clauses.push(format!("afterany:{}", before.job));
             }
-            jobs.push(self.script(&script, &clauses.join(","), journal)?);
+            jobs.push(self.script(script, &clauses.join(","), journal)?);
         }
         Ok(())
     }
