@@ -70,9 +70,12 @@ fn compare(options: &Options, folder: &Path) {
         ours.push((kind, name, best));
     }
     for peer in PEERS.iter().filter(|peer| wanted(peer.name)) {
-        let Some(measured) = programs::peer(peer, &options.enter, &work, &host, NAME) else {
-            println!("{:<34} not installed", peer.name);
-            continue;
+        let measured = match programs::peer(peer, &options.enter, &work, &host, NAME) {
+            Ok(measured) => measured,
+            Err(why) => {
+                println!("{:<34} {why}", peer.name);
+                continue;
+            }
         };
         line(peer.name, &measured, None);
         for (_, name, ours) in ours.iter().filter(|(kind, ..)| peer.against.contains(kind)) {

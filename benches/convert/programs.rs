@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use dvrun::store::remove_tree;
@@ -90,17 +90,20 @@ pub fn dvrun(work: &Path, reference: &str, arguments: &[&str]) -> Measured {
         .stdout(Stdio::null());
     let measured = measure(&mut command, work, Watch::Peak);
     empty(work);
-    measured
+    measured.unwrap_or_else(|status| panic!("{command:?}: {status}"))
 }
 
-/// The same by a peer; `None` if it is not here.
-pub fn peer(peer: &Peer, enter: &[String], work: &Path, registry: &str, name: &str) -> Option<Measured> {
+/// The same by a peer.
+///
+/// # Errors
+/// Why there is nothing to compare with, in words.
+pub fn peer(peer: &Peer, enter: &[String], work: &Path, registry: &str, name: &str) -> Result<Measured, String> {
     let there = shell(enter, work, &format!("command -v {}", peer.program))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
     if !there.is_ok_and(|status| status.success()) {
-        return None;
+        return Err("not installed".to_owned());
     }
     empty(work);
     let place = work.display();
@@ -112,7 +115,7 @@ pub fn peer(peer: &Peer, enter: &[String], work: &Path, registry: &str, name: &s
     );
     let measured = measure(&mut shell(enter, work, &script), work, Watch::Nothing);
     empty(work);
-    Some(measured)
+    measured.map_err(|status| format!("failed: {status}"))
 }
 
 fn shell(enter: &[String], work: &Path, script: &str) -> Command {
@@ -128,7 +131,7 @@ enum Watch {
     Nothing,
 }
 
-fn measure(command: &mut Command, work: &Path, watch: Watch) -> Measured {
+fn measure(command: &mut Command, work: &Path, watch: Watch) -> Result<Measured, ExitStatus> {
     let before = processor(UsageWho::RUSAGE_CHILDREN);
     let start = Instant::now();
     let mut child = command.spawn().expect("it can be started");
@@ -143,13 +146,15 @@ fn measure(command: &mut Command, work: &Path, watch: Watch) -> Measured {
         std::thread::sleep(Duration::from_millis(10));
     };
     let seconds = start.elapsed().as_secs_f64();
-    assert!(status.success(), "{command:?}: {status}");
-    Measured {
+    if !status.success() {
+        return Err(status);
+    }
+    Ok(Measured {
         seconds,
         cpu: processor(UsageWho::RUSAGE_CHILDREN) - before,
         bytes: size(&work.join("out")),
         peak,
-    }
+    })
 }
 
 /// Processor seconds, of children: of all that have ended.
