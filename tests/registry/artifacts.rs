@@ -149,12 +149,13 @@ fn a_sif_file_for_another_processor_is_told_before_it_is_fetched() {
     let name = format!("oras://127.0.0.1:{}/lab/other:1", valve.port());
     finish(sandbox.dvrun().args(["push", "other.sif", &name])).ok();
 
-    let before = valve.passed();
-    for arguments in [
+    let wants = [
         &["pull", &name][..],
         &["pull", &name, "-o", "no.sif"],
         &["exec", &name, "--", "true"],
-    ] {
+    ];
+    let before = valve.passed();
+    for arguments in wants {
         let refused = finish(sandbox.dvrun().args(arguments));
         assert!(!refused.status.success(), "{refused}");
         refused.complains(&name).complains(&host).complains(other).complains("platform");
@@ -167,11 +168,7 @@ fn a_sif_file_for_another_processor_is_told_before_it_is_fetched() {
     finish(sandbox.dvrun().args(["pull", "--platform", other, &name])).ok();
     finish(sandbox.dvrun().args(["pull", "--platform", other, &name, "-o", "back.sif"])).ok();
     assert!(fs::read(sandbox.work().join("back.sif")).unwrap() == bytes);
-    for arguments in [
-        &["pull", &name][..],
-        &["pull", &name, "-o", "no.sif"],
-        &["exec", &name, "--", "true"],
-    ] {
+    for arguments in wants {
         let refused = finish(sandbox.dvrun().args(arguments));
         assert!(!refused.status.success(), "{refused}");
         refused.complains(&name).complains(&host).complains(other);
