@@ -1,5 +1,6 @@
 //! The command line, and the way from it to a command.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -112,8 +113,8 @@ pub fn command() -> clap::Command {
     })
 }
 
-fn parse() -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches()?;
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(words)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     let mut at = &matches;
     while let Some((_, after)) = at.subcommand() {
@@ -126,9 +127,31 @@ fn parse() -> Result<Cli, clap::Error> {
     Ok(cli)
 }
 
+/// What is said to one of the commands that are started thousands of times: to describe all the others to the parser would take
+/// longer than the rest of such a start. `None` for other commands, and for whatever is not plainly right: then the whole command
+/// line says what is wrong with it.
+fn quick(words: &[OsString]) -> Option<Cli> {
+    fn of<T: Args>(words: &[OsString], wrap: fn(T) -> Command) -> Option<Cli> {
+        let command = Global::augment_args(T::augment_args(clap::Command::new("dvrun")));
+        let matches = command.try_get_matches_from(words).ok()?;
+        Some(Cli {
+            global: Global::from_arg_matches(&matches).ok()?,
+            command: wrap(T::from_arg_matches(&matches).ok()?),
+        })
+    }
+    let (name, words) = (words.get(1)?.to_str()?, &words[1..]);
+    match name {
+        "exec" => of(words, Command::Exec),
+        "run-app" => of(words, Command::RunApp),
+        "__task" => of(words, Command::Task),
+        _ => None,
+    }
+}
+
 /// The command line, from the arguments to the exit code.
 pub fn main() -> ExitCode {
-    let cli = match parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match quick(&words).map_or_else(|| parse(&words), Ok) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors: they go to standard output with status 0.
@@ -218,5 +241,34 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn the_quick_way_understands_what_the_whole_one_does() {
+        let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
+        for line in [
+            "dvrun exec image.sif -- /bin/true",
+            "dvrun exec --bind /a:/b:ro image.sif --env A=1 --config c.yaml -- sh -c --help",
+            "dvrun exec -q --gpus=0 --profile p --user root image.sif",
+            "dvrun run-app --bind /a image.sif call --help --config x",
+        ] {
+            let (quick, whole) = (quick(&words(line)).expect(line), parse(&words(line)).expect(line));
+            assert_eq!(format!("{:?}", quick.global), format!("{:?}", whole.global), "{line}");
+            match (quick.command, whole.command) {
+                (Command::Exec(quick), Command::Exec(whole)) => assert_eq!(format!("{quick:?}"), format!("{whole:?}"), "{line}"),
+                (Command::RunApp(quick), Command::RunApp(whole)) => assert_eq!(format!("{quick:?}"), format!("{whole:?}"), "{line}"),
+                _ => panic!("another command than {line}"),
+            }
+        }
+        for line in [
+            "dvrun",
+            "dvrun exec",
+            "dvrun exec --help",
+            "dvrun --quiet exec image.sif",
+            "dvrun exec --nosuch i",
+            "dvrun plan",
+        ] {
+            assert!(quick(&words(line)).is_none(), "{line}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::settings::THIS_PROGRAM;
 use crate::runtime::{self, Container, MissingCwd, Mount, Raw, Running, Stdio, Terminal, User, Writable};
 
 /// Options of a container at hand.
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub struct ContainerOptions {
     /// source[:target][:ro|rw|optional]; several words with commas between them (repeatable)
     #[arg(long, short = 'B', value_name = "BIND")]
@@ -199,7 +199,10 @@ pub fn terminal_type() -> Vec<(String, String)> {
 
 /// Runs `container` with the caller's own streams. The status is the program's.
 pub fn run(name: &str, container: &Container) -> Outcome {
-    // Before the container starts, so that no signal finds dvrun without a handler.
+    if let Some(ended) = runtime::run_here(container)? {
+        return Ok(told(name, &ended.damage, ended.exit));
+    }
+    // Threads of a download are still there. Before the container starts, so that no signal finds dvrun without a handler.
     let signals = signals(&[SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
     let running = runtime::spawn(Path::new(THIS_PROGRAM), container, Stdio::default())?;
     watch(name, running, signals, || Ok(()))
@@ -244,9 +247,6 @@ fn watch(name: &str, mut running: Running, mut signals: Signals, meanwhile: impl
         handle.close();
         (shown, ended)
     });
-    for what in running.damage() {
-        eprintln!("warning: the image {name} is damaged: {what}");
-    }
     if let Err(error) = shown {
         return Err(Failure::message(
             exit::INFRASTRUCTURE,
@@ -254,7 +254,15 @@ fn watch(name: &str, mut running: Running, mut signals: Signals, meanwhile: impl
         ));
     }
     let exit = ended.map_err(|error| Failure::message(exit::INFRASTRUCTURE, format!("cannot watch over the container: {error}")))?;
-    Ok(u8::try_from(exit.status.code()).unwrap_or(u8::MAX))
+    Ok(told(name, running.damage(), exit))
+}
+
+/// Says what of the image could not be read; the program's status.
+fn told(name: &str, damage: &[String], exit: runtime::Exit) -> u8 {
+    for what in damage {
+        eprintln!("warning: the image {name} is damaged: {what}");
+    }
+    u8::try_from(exit.status.code()).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]

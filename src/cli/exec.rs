@@ -13,7 +13,7 @@ use crate::runtime;
 ///
 /// Nothing of the host is seen inside but what is bound. The exit status is the program's own; 127 when there is no such
 /// program, 126 when it cannot be executed.
-#[derive(Args)]
+#[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  dvrun exec docker://debian:12 -- cat /etc/os-release\n  dvrun exec image.sif -- python3 --version\n  dvrun exec --bind ./data:/data:ro oci:image:1.0 -- ls /data\n  dvrun exec --overlay ./changes --user root image.sif -- apt-get install -y jq\n  dvrun exec --gpus=0,1 image.sif -- python3 train.py"
 )]

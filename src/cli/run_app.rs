@@ -12,7 +12,7 @@ use crate::runtime;
 /// Run a SCIF app of an image
 ///
 /// Options stand before the image; all that follows the app's name is the app's. `dvrun apps IMAGE` lists them.
-#[derive(Args)]
+#[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  dvrun run-app image.sif call --help\n  dvrun run-app --bind ./data:/data:ro oci:image:1.0 evaluate /data/truth.vcf"
 )]

@@ -1,7 +1,7 @@
 //! Attributes of mounts, for a whole tree of them.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -19,18 +19,19 @@ const COMMON: MsFlags = MsFlags::MS_RDONLY
     .union(MsFlags::MS_NOEXEC);
 
 /// Puts a copy of what is mounted at `source`, with all that is mounted below it, on `point`: with `flags` (as for [`add`])
-/// from the first moment on, and without a path.
+/// from the first moment on, and without a path. Gives the root of what is there now.
 ///
 /// # Errors
 /// ENOSYS before Linux 5.12, or what the kernel says.
-pub fn attach(source: impl AsFd, point: impl AsFd, flags: MsFlags) -> nix::Result<()> {
+pub fn attach(source: impl AsFd, point: impl AsFd, flags: MsFlags) -> nix::Result<OwnedFd> {
     debug_assert!(COMMON.contains(flags));
     let copy =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(source, c"", copy).map_err(errno)?;
     sys::set_mount_attributes(&tree, flags.bits(), Depth::All)?;
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, c"", point, c"", both).map_err(errno)
+    move_mount(&tree, c"", point, c"", both).map_err(errno)?;
+    Ok(tree)
 }
 
 fn errno(error: rustix::io::Errno) -> Errno {

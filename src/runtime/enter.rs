@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -15,6 +14,7 @@ use nix::unistd::{Gid, Uid, getgid, getuid};
 use super::attributes;
 use super::container::{Container, Root, User};
 use super::error::RuntimeError;
+use super::execute::{Place, Work};
 use super::forbidden;
 use super::fuse::Owner;
 use super::identity::{self, Caller};
@@ -23,7 +23,7 @@ use super::kernel::Kernel;
 use super::layer::Layer;
 use super::look::{LookError, Tree};
 use super::mounts::{self, Access, Exec, Identity, Step, What};
-use super::root::{self, Need, STAGE, bind, handle};
+use super::root::{self, Need, handle};
 use super::serve::View;
 use super::sys::Depth;
 
@@ -124,16 +124,16 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
         .collect();
     let base = root::prepare(&image, &layer, &needs, kernel)?;
     view.close().map_err(RuntimeError::setup("hiding the image"))?;
-    let empty = memory_file("empty", b"")?;
+    let mut place = Place::new(&base, kernel)?;
     for item in &work {
-        execute(item, &base, &empty, kernel)?;
+        place.execute(item)?;
     }
     // Filled: from now on nothing can be left in it. A folder of the host that was bound there stays as it is.
     if steps
         .iter()
         .any(|step| step.target == Path::new("/dev") && matches!(step.what, What::Memory { .. }))
     {
-        let dev = inside::find(base.as_fd(), Path::new("/dev")).map_err(RuntimeError::setup("opening /dev"))?;
+        let dev = place.find(Path::new("/dev")).map_err(RuntimeError::setup("opening /dev"))?;
         attributes::add(&dev.fd, MsFlags::MS_RDONLY, Depth::One, kernel).map_err(RuntimeError::setup("making /dev read-only"))?;
     }
     drop(base);
@@ -149,15 +149,6 @@ fn covered(earlier: &[Step], step: &Step) -> bool {
             && step.target.starts_with(&outer.target)
             && (step.target != outer.target || step.what == What::Folder)
     })
-}
-
-/// A step, and what of the host it needs, opened while the host can still be seen.
-struct Work<'a> {
-    step: &'a Step,
-    source: Option<OwnedFd>,
-    /// Of the mount point; `None` where there is none, or where it is the kernel's to have it.
-    kind: Option<Kind>,
-    flags: MsFlags,
 }
 
 fn open_source(step: &Step) -> Result<Work<'_>, RuntimeError> {
@@ -178,13 +169,13 @@ fn open_source(step: &Step) -> Result<Work<'_>, RuntimeError> {
         What::Folder => item(Some(Kind::Folder), MsFlags::empty()),
         What::File(_) => item(Some(Kind::File), confined | MsFlags::MS_RDONLY),
         What::Device => Work {
-            source: Some(source(&step.target, &step.target)?),
+            source: Some(open_host(&step.target, &step.target, &step.target)?),
             ..item(Some(Kind::File), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)
         },
         What::Bind { source: path, access } => {
             let fd = source(path, &step.target)?;
-            let setup = RuntimeError::setup("reading a bind's source");
-            let mut flags = match inside::file_type(&fd).map_err(setup)? {
+            let file_type = inside::file_type(&fd).map_err(RuntimeError::setup("reading a bind's source"))?;
+            let mut flags = match file_type {
                 // A device that is bound by name is meant to work.
                 SFlag::S_IFCHR | SFlag::S_IFBLK => MsFlags::MS_NOSUID,
                 _ => confined,
@@ -192,10 +183,9 @@ fn open_source(step: &Step) -> Result<Work<'_>, RuntimeError> {
             if *access == Access::Read {
                 flags |= MsFlags::MS_RDONLY;
             }
-            let kind = inside::kind(&fd).map_err(RuntimeError::setup("reading a bind's source"))?;
             Work {
                 source: Some(fd),
-                ..item(Some(kind), flags)
+                ..item(Some(Kind::of(file_type)), flags)
             }
         }
     })
@@ -203,13 +193,15 @@ fn open_source(step: &Step) -> Result<Work<'_>, RuntimeError> {
 
 /// Opens what is to be bound; links of the host are followed, as the caller could.
 fn source(path: &Path, target: &Path) -> Result<OwnedFd, RuntimeError> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    // With the dot an automounter mounts what belongs there.
-    match open(&path.join("."), flags, Mode::empty()) {
-        Err(Errno::ENOTDIR) => open(path, flags, Mode::empty()),
+    // With the dot an automounter mounts what belongs there; files have none.
+    match open_host(&path.join("."), path, target) {
+        Err(RuntimeError::BindSource { source, .. }) if source == Errno::ENOTDIR.into() => open_host(path, path, target),
         opened => opened,
     }
-    .map_err(|errno| match errno {
+}
+
+fn open_host(exactly: &Path, path: &Path, target: &Path) -> Result<OwnedFd, RuntimeError> {
+    open(exactly, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| match errno {
         Errno::ENOENT => RuntimeError::BindSourceMissing {
             path: path.to_owned(),
             target: target.to_owned(),
@@ -220,99 +212,6 @@ fn source(path: &Path, target: &Path) -> Result<OwnedFd, RuntimeError> {
             source: errno.into(),
         },
     })
-}
-
-fn execute(item: &Work<'_>, base: &OwnedFd, empty: &OwnedFd, kernel: Kernel) -> Result<(), RuntimeError> {
-    let target = &item.step.target;
-    let at_point = |errno: Errno| match &item.step.what {
-        What::Folder => RuntimeError::WorkingDir {
-            path: target.clone(),
-            source: errno.into(),
-        },
-        _ => RuntimeError::MountPoint {
-            target: target.clone(),
-            source: errno.into(),
-        },
-    };
-    let found = inside::find(base.as_fd(), target).map_err(at_point)?;
-    if let What::Link(text) = &item.step.what {
-        if let [name] = found.missing.as_slice() {
-            symlink(text, Path::new(&handle(&found.fd)).join(name)).map_err(|error| RuntimeError::MountPoint {
-                target: target.clone(),
-                source: (&error).into(),
-            })?;
-        }
-        return Ok(());
-    }
-    let point = match item.kind {
-        Some(kind) => inside::make(found, kind).map_err(at_point)?,
-        None if found.missing.is_empty() => found.fd,
-        None => return Ok(()),
-    };
-    let failed = |errno: Errno| RuntimeError::Mount {
-        what: item.step.what.to_string(),
-        target: target.clone(),
-        source: errno.into(),
-    };
-    let path = PathBuf::from(handle(&point));
-    let bound = |source: &OwnedFd| -> Result<(), RuntimeError> {
-        if kernel.mount_attributes {
-            match attributes::attach(source, &point, item.flags) {
-                Err(Errno::ENOSYS) => {}
-                done => return done.map_err(failed),
-            }
-        }
-        bind(source, &path).map_err(failed)?;
-        // The point's descriptor is of what is now hidden: look again.
-        let top = inside::find(base.as_fd(), target).map_err(failed)?;
-        attributes::add(&top.fd, item.flags, Depth::All, kernel).map_err(failed)
-    };
-    match &item.step.what {
-        What::Folder | What::Link(_) => Ok(()),
-        What::Proc => proc(&path, item.flags, &bound, failed),
-        What::Terminals => mount(
-            Some("devpts"),
-            &path,
-            Some("devpts"),
-            item.flags,
-            Some("newinstance,ptmxmode=0666,mode=0620"),
-        )
-        .map_err(failed),
-        What::Memory { mode, .. } => bound(&root::memory_folder(*mode).map_err(failed)?),
-        What::ProcMasked if inside::kind(&point).map_err(failed)? == Kind::File => bound(empty),
-        What::ProcMasked => Ok(()),
-        What::ProcReadOnly => bound(&point),
-        What::Device | What::Bind { .. } => bound(item.source.as_ref().expect("opened with the step")),
-        What::File(contents) => bound(&memory_file(&target.to_string_lossy().replace('/', "-"), contents)?),
-    }
-}
-
-/// A `/proc` of the new PID namespace. Where parts of the host's own `/proc` are covered (this host is a container
-/// itself), the kernel refuses a fresh one: then the host's is shown, read-only with its covers. That shows the names of
-/// other processes, as the host itself does, and gives no hold on them: they are in another user namespace.
-fn proc(
-    path: &Path,
-    flags: MsFlags,
-    bound: &dyn Fn(&OwnedFd) -> Result<(), RuntimeError>,
-    failed: impl Fn(Errno) -> RuntimeError,
-) -> Result<(), RuntimeError> {
-    match mount(Some("proc"), path, Some("proc"), flags, None::<&str>) {
-        Err(Errno::EPERM) => {
-            let host = open("/proc", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(&failed)?;
-            bound(&host)
-        }
-        done => done.map_err(failed),
-    }
-}
-
-/// A file on the stage, opened with `O_PATH`.
-fn memory_file(name: &str, contents: &[u8]) -> Result<OwnedFd, RuntimeError> {
-    let path = Path::new(STAGE).join(format!("file-{name}"));
-    fs::write(&path, contents).map_err(|error| RuntimeError::Setup {
-        what: format!("writing {name}"),
-        source: (&error).into(),
-    })?;
-    open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(RuntimeError::setup("opening a file of the stage"))
 }
 
 fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {

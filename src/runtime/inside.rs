@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 use rustix::fs::{OFlags, ResolveFlags, openat2};
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -23,6 +23,13 @@ pub const LINKS: usize = 40;
 pub enum Kind {
     Folder,
     File,
+}
+
+impl Kind {
+    /// What something of this type can be a mount point for.
+    pub fn of(file_type: SFlag) -> Kind {
+        if file_type == SFlag::S_IFDIR { Kind::Folder } else { Kind::File }
+    }
 }
 
 /// Where a path leads.
@@ -117,8 +124,7 @@ fn at_once(root: BorrowedFd<'_>, path: &Path) -> Option<Found> {
     let fd = openat2(root, inner.as_path(), flags, rustix::fs::Mode::empty(), within).ok()?;
     let kind = match file_type(&fd).ok()? {
         SFlag::S_IFLNK => return None,
-        SFlag::S_IFDIR => Kind::Folder,
-        _ => Kind::File,
+        other => Kind::of(other),
     };
     Some(Found {
         fd,
@@ -136,33 +142,28 @@ pub fn make(found: Found, kind: Kind) -> nix::Result<OwnedFd> {
     let mut here = found.fd;
     let last = found.missing.len().saturating_sub(1);
     for (i, name) in found.missing.iter().enumerate() {
-        let name = name.as_os_str();
-        if kind == Kind::File && i == last {
-            openat(
-                &here,
-                name,
-                OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-                Mode::from_bits_truncate(0o644),
-            )?;
-        } else {
-            match mkdirat(&here, name, Mode::from_bits_truncate(0o755)) {
-                // Two containers may share a writable bind.
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        here = openat(&here, name, HANDLE, Mode::empty())?;
+        let kind = if i == last { kind } else { Kind::Folder };
+        here = match make_in(&here, name, kind) {
+            // Two containers may share a writable bind.
+            Err(Errno::EEXIST) if kind == Kind::Folder => openat(&here, name.as_os_str(), HANDLE, Mode::empty())?,
+            made => made?,
+        };
     }
     Ok(here)
 }
 
+/// Makes `name` in a folder: a folder, or an empty file. Gives its `O_PATH`; EEXIST where there is something of that name.
+pub fn make_in(folder: impl AsFd, name: &OsStr, kind: Kind) -> nix::Result<OwnedFd> {
+    match kind {
+        Kind::Folder => mkdirat(&folder, name, Mode::from_bits_truncate(0o755))?,
+        Kind::File => mknodat(&folder, name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0)?,
+    }
+    openat(&folder, name, HANDLE, Mode::empty())
+}
+
 /// The kind of what `fd` refers to.
 pub fn kind(fd: impl AsFd) -> nix::Result<Kind> {
-    Ok(if file_type(fd)? == SFlag::S_IFDIR {
-        Kind::Folder
-    } else {
-        Kind::File
-    })
+    file_type(fd).map(Kind::of)
 }
 
 /// The file type bits of what `fd` refers to.

@@ -11,6 +11,8 @@
 //!          └─ the program                            dies with PID 1
 //! ```
 //!
+//! Where the caller has one thread and nothing else to do, it is the monitor itself (`here`).
+//!
 //! Ranks of an MPI program have the host's process ids: what `init` does as PID 1 there, `orphans` does for them.
 //!
 //! A failure before the program runs comes back as a [`RuntimeError`]; the program's own end as an [`Exit`].
@@ -20,11 +22,13 @@ mod attributes;
 mod container;
 mod enter;
 mod error;
+mod execute;
 mod exit;
 mod filter;
 mod forbidden;
 mod fuse;
 mod gpu;
+mod here;
 mod host;
 mod identity;
 mod init;
@@ -53,6 +57,7 @@ pub use error::{Os, RuntimeError};
 pub use exit::{Exit, Io, Status, Usage};
 pub use forbidden::Forbidden;
 pub use gpu::{GpuError, Gpus, chosen as chosen_gpus, count as count_gpus, find as find_gpus, visible as visible_gpus};
+pub use here::{Ended, run_here};
 pub use host::{HostProgram, HostRunning, Invocation, spawn_host};
 pub use kernel::Kernel;
 pub use launch::{DEFAULT_PATH, LaunchError, entrypoint, environment, script, script_file};

@@ -1,4 +1,5 @@
-//! The re-executed binary: one thread, outside the namespaces, between the parent and the container's first process.
+//! One thread, outside the namespaces, between the parent and the container's first process: the re-executed binary, or the
+//! caller's own process where that has but one thread (`here`).
 //!
 //! It lives as long as both: when the parent dies, the socket closes and it kills the container; when it dies itself,
 //! the kernel kills the container's first process, and with that all of the PID namespace.
@@ -58,16 +59,35 @@ fn monitor() -> nix::Result<ExitCode> {
 }
 
 fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError> {
-    let setup = RuntimeError::setup;
     let unreadable = |_| RuntimeError::invalid("the description cannot be read");
     spec.rewind().map_err(unreadable)?;
-    let spec: Spec = serde_json::from_reader(std::io::BufReader::new(spec)).map_err(|error| RuntimeError::invalid(error.to_string()))?;
+    let text = std::io::read_to_string(&mut spec).map_err(unreadable)?;
+    let spec: Spec = serde_json::from_str(&text).map_err(|error| RuntimeError::invalid(error.to_string()))?;
 
     let first = if spec.has_socket() { RANK_SOCKET + 1 } else { CONTROL_FD + 1 };
-    sys::close_from(first, Fate::Closed).map_err(setup("closing descriptors"))?;
+    sys::close_from(first, Fate::Closed).map_err(RuntimeError::setup("closing descriptors"))?;
+    let end = keep(&spec, control, Standing::Apart)?;
+    Ok(ExitCode::from(end.code() as u8))
+}
 
+/// Whose process the monitor is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its own: the caller's streams and working directory are the program's alone, and no signal stops it.
+    Apart,
+    /// The caller's: what stops the program from the terminal stops the caller with it, as a shell wants to see.
+    Caller,
+}
+
+/// What a terminal stops programs with. A shell learns from the stop of the process that it started.
+const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// The monitor's life, from the making of the container until nothing is left of it; what there is to say goes to `control`. The
+/// process must have one thread. All signals are blocked when this returns.
+pub fn keep(spec: &Spec, control: &OwnedFd, standing: Standing) -> Result<Status, RuntimeError> {
+    let setup = RuntimeError::setup;
     // Every signal becomes something to read, for the first process as well.
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(setup("blocking signals"))?;
+    mask(&SigSet::all())?;
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(setup("signalfd"))?;
     let ids = Ids::of(&spec.container)?;
     let layer = layer::keep(&spec.container.writable)?;
@@ -90,14 +110,21 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
     let first = match side {
         Side::Child => {
             drop(life);
-            init::run(&spec, ids, session, view, control, alive, signals)
+            init::run(spec, ids, session, view, control, alive, signals)
         }
         Side::Parent(first) => first,
     };
-    drop((alive, view, spec));
-    // A pipe that the program closes is to be closed, and no folder is to be kept busy.
-    release_caller();
+    drop((alive, view));
+    match standing {
+        // A pipe that the program closes is to be closed, and no folder is to be kept busy.
+        Standing::Apart => release_caller(),
+        Standing::Caller => mask(&STOPS.into_iter().fold(SigSet::all(), |mut set, stop| {
+            set.remove(stop);
+            set
+        }))?,
+    }
     let end = watch(first, &mut keeper, control, &signals).map_err(setup("waiting for the container"))?;
+    mask(&SigSet::all())?;
     drop(life);
     if let Some(foreground) = foreground {
         foreground.take_back();
@@ -108,20 +135,21 @@ fn supervise(mut spec: File, control: &OwnedFd) -> Result<ExitCode, RuntimeError
         orphans::end().map_err(|error| setup("ending what is left")(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     }
     drop(layer);
-    Ok(match end {
-        Status::Exited(code) => ExitCode::from(code as u8),
-        Status::Signaled(_) => {
-            // It could not report itself.
-            wire::report(
-                control,
-                &Message::Ended(Exit {
-                    status: end,
-                    usage: usage(),
-                }),
-            );
-            ExitCode::from(end.code() as u8)
-        }
-    })
+    if let Status::Signaled(_) = end {
+        // It could not report itself.
+        wire::report(
+            control,
+            &Message::Ended(Exit {
+                status: end,
+                usage: usage(),
+            }),
+        );
+    }
+    Ok(end)
+}
+
+fn mask(blocked: &SigSet) -> Result<(), RuntimeError> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(blocked), None).map_err(RuntimeError::setup("blocking signals"))
 }
 
 /// The caller's terminal, when the caller's process group is the one in front of it.

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
@@ -36,13 +37,11 @@ pub struct Need<'a> {
 /// Mounts the stage.
 pub fn stage() -> Result<(), RuntimeError> {
     memory(Path::new(STAGE), 0o755, MsFlags::MS_NOSUID | MsFlags::MS_NODEV).map_err(RuntimeError::setup("mounting a tmpfs"))?;
-    for folder in [ROOT, UPPER, WORK, POINTS] {
-        fs::create_dir(folder).map_err(|error| RuntimeError::Setup {
-            what: format!("making {folder}"),
-            source: (&error).into(),
-        })?;
-    }
-    Ok(())
+    make_folders(&[ROOT]).map_err(RuntimeError::setup("making the folder of the root"))
+}
+
+fn make_folders(folders: &[&str]) -> nix::Result<()> {
+    folders.iter().try_for_each(|folder| fs::create_dir(folder).map_err(errno))
 }
 
 /// Mounts the root on the stage, every mount point in it; returns its `O_PATH`.
@@ -57,8 +56,17 @@ pub fn prepare(image: &OwnedFd, layer: &Layer, needs: &[Need<'_>], kernel: Kerne
         bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
         return seal(Access::Read, kernel);
     }
+    if folders.is_none() && kernel.mount_attributes && all_in_empty_folders(image, &missing) {
+        bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
+        let root = seal(Access::Read, kernel)?;
+        cover(&root, &missing).map_err(RuntimeError::setup("covering an empty folder"))?;
+        return Ok(root);
+    }
     let refused = if kernel.overlay {
-        match points(image, &missing).and_then(|()| overlay(image, folders, &missing)) {
+        let laid = make_folders(&[UPPER, WORK, POINTS])
+            .and_then(|()| points(image, &missing))
+            .and_then(|()| overlay(image, folders, &missing));
+        match laid {
             Ok(()) => return seal(access, kernel),
             Err(errno) => errno,
         }
@@ -109,6 +117,32 @@ fn missing<'a>(image: &OwnedFd, needs: &'a [Need<'a>]) -> Result<Vec<Missing<'a>
         }
     }
     Ok(all)
+}
+
+/// Whether nothing of the image is hidden where a folder with the mount points is laid over each in which one is missing: most
+/// images lack a home and nothing else. No overlay is needed then, which takes longer to make than all the rest.
+fn all_in_empty_folders(image: &OwnedFd, missing: &[Missing<'_>]) -> bool {
+    let base = PathBuf::from(handle(image));
+    missing.iter().all(|missing| {
+        let inner = missing.existing.strip_prefix("/").unwrap_or(&missing.existing);
+        // The path is without links. One that cannot be read is not known to be empty.
+        !inner.as_os_str().is_empty() && fs::read_dir(base.join(inner)).is_ok_and(|mut entries| entries.next().is_none())
+    })
+}
+
+/// Lays folders in memory, with the mount points and otherwise as the image's, over those in which they are missing.
+fn cover(root: &OwnedFd, missing: &[Missing<'_>]) -> nix::Result<()> {
+    let folders: BTreeSet<&Path> = missing.iter().map(|missing| missing.existing.as_path()).collect();
+    for folder in folders {
+        let point = inside::find(root.as_fd(), folder)?.fd;
+        let cover = memory_folder(nix::sys::stat::fstat(&point)?.st_mode & 0o7777 | 0o700)?;
+        for missing in missing.iter().filter(|missing| missing.existing == folder) {
+            let rest = missing.path.strip_prefix(folder).unwrap_or(&missing.path);
+            inside::make(inside::find(cover.as_fd(), rest)?, missing.need.kind)?;
+        }
+        attributes::attach(&cover, &point, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY)?;
+    }
+    Ok(())
 }
 
 /// A layer of nothing but missing mount points, in folders that look like the image's.
@@ -245,8 +279,10 @@ pub fn pivot(kernel: Kernel) -> Result<(), RuntimeError> {
 /// An empty folder in memory. All of them, and the layer in memory, are parts of the stage: one file system of half
 /// the machine's memory, since making each and taking it down again would take longer than all the rest of a mount.
 pub fn memory_folder(mode: u32) -> nix::Result<OwnedFd> {
-    let folder = tempfile::Builder::new().prefix("folder-").tempdir_in(STAGE).map_err(errno)?.keep();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).map_err(errno)?;
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let folder = Path::new(STAGE).join(format!("folder-{}", MADE.fetch_add(1, Ordering::Relaxed)));
+    // Nothing of the mode is masked here.
+    fs::DirBuilder::new().mode(mode).create(&folder).map_err(errno)?;
     open(&folder, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 

@@ -64,6 +64,11 @@ pub fn fork_into_namespaces(company: Company) -> Result<Side> {
     side(pid as libc::c_long)
 }
 
+/// Whether this process has one thread, so that it may fork and go on as it likes. `false` where it cannot be told.
+pub fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+}
+
 /// Forks. The caller must have one thread.
 pub fn fork() -> Result<Side> {
     // SAFETY: the process has one thread, so that the child may call anything.
