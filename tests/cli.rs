@@ -2,6 +2,7 @@
 
 mod exec;
 mod golden;
+mod here;
 mod images;
 mod pipes;
 mod places;

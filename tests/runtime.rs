@@ -2,7 +2,7 @@
 
 mod apptainer;
 mod binds;
-mod care;
+pub mod care;
 mod confinement;
 pub mod fixture;
 mod image_files;

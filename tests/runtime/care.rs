@@ -52,7 +52,7 @@ fn started(container: &Container) -> Started {
     Started { running, lines }
 }
 
-fn descendants(pid: u32) -> Vec<u32> {
+pub fn descendants(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
     while next < all.len() {
@@ -67,7 +67,7 @@ fn descendants(pid: u32) -> Vec<u32> {
     all
 }
 
-fn alive(pid: u32) -> bool {
+pub fn alive(pid: u32) -> bool {
     // A zombie is dead: its parent is about to read it.
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
