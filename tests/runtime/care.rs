@@ -52,7 +52,8 @@ fn started(container: &Container) -> Started {
     Started { running, lines }
 }
 
-fn descendants(pid: u32) -> Vec<u32> {
+/// A process and all below it.
+pub fn descendants(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
     while next < all.len() {
