@@ -6,6 +6,7 @@ pub mod care;
 mod confinement;
 pub mod fixture;
 mod image_files;
+mod kernel_mounts;
 mod programs;
 mod roots;
 mod terminals;

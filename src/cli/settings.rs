@@ -51,7 +51,7 @@ struct File {
 #[derive(Clone, Debug, Default)]
 struct RuntimeFile {
     name: Option<RuntimeName>,
-    /// How a SIF or SquashFS becomes a root file system: `auto`, `fuse` or `extract`.
+    /// How a SIF or SquashFS becomes a root file system: `auto`, `kernel`, `fuse` or `extract`.
     image_access: Option<ImageAccess>,
 }
 

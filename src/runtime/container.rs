@@ -51,6 +51,9 @@ pub enum ImageAccess {
     /// The first of the others that this host allows.
     #[default]
     Auto,
+    /// The kernel's own mount, for root. What belongs to another than the caller in the image belongs to `nobody` in the
+    /// container: [`ImageAccess::Auto`] leaves such images to the others.
+    Kernel,
     /// A server of ours through `/dev/fuse`.
     Fuse,
     /// A copy on this node, shared by all containers of the image that run at a time, and removed by the last.
@@ -76,6 +79,7 @@ impl fmt::Display for ImageAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ImageAccess::Auto => "auto",
+            ImageAccess::Kernel => "kernel",
             ImageAccess::Fuse => "fuse",
             ImageAccess::Extract => "extract",
         })

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::forbidden::Forbidden;
+use super::kernel_mount::NoKernelMount;
 
 /// A failure of the host's kernel, by number: it crosses from the contained process to its parent as JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,8 @@ pub enum RuntimeError {
         reason: String,
         hint: Option<String>,
     },
+    #[error("the image {path} cannot be mounted by the kernel")]
+    KernelMount { path: PathBuf, source: NoKernelMount },
     #[error("the image {path} cannot be mounted through /dev/fuse")]
     Fuse { path: PathBuf, source: Os },
     #[error("{path} cannot be bound to {target}")]
@@ -101,6 +104,7 @@ impl RuntimeError {
         Some(match self {
             RuntimeError::NoUserNamespaces { forbidden, .. } => forbidden.hint(),
             RuntimeError::Image { hint, .. } => return hint.clone(),
+            RuntimeError::KernelMount { .. } => NoKernelMount::HINT.to_owned(),
             RuntimeError::Fuse { source, .. } if source.0 == libc::EACCES => {
                 "ask for /dev/fuse with mode 0666, or set `runtime.image_access: extract`".to_owned()
             }

@@ -16,12 +16,15 @@ use super::container::{Container, ImageAccess, Root};
 use super::enter::Ids;
 use super::error::RuntimeError;
 use super::fuse::{self, Handover, Owner};
+use super::kernel_mount;
 use super::unpack::{self, Copy};
 use crate::squashfs::Squashfs;
 
 /// What the first process has to open, inside the namespaces.
 pub enum View {
     Folder(PathBuf),
+    /// The kernel's own mount, which has no place yet.
+    Mounted(OwnedFd),
     /// A mount of the image in the namespace's own user namespace, answered by the server behind `server`.
     Fuse {
         file: PathBuf,
@@ -64,8 +67,22 @@ pub fn image(container: &Container, ids: Ids, control: &OwnedFd) -> Result<(View
         source: (&error).into(),
     })?;
     let image = Squashfs::open(again, offset, CACHE).map_err(|error| unusable(file, &error, error.hint()))?;
+    let mounted = match access {
+        ImageAccess::Kernel => {
+            let mounted = kernel_mount::mount(&opened, offset);
+            Some(mounted.map_err(|source| RuntimeError::KernelMount {
+                path: file.clone(),
+                source,
+            })?)
+        }
+        ImageAccess::Auto => mounted_alike(&image, &opened, offset, ids),
+        ImageAccess::Fuse | ImageAccess::Extract => None,
+    };
+    if let Some(mounted) = mounted {
+        return Ok((View::Mounted(mounted), Keeper::default()));
+    }
     let access = match access {
-        ImageAccess::Auto => best_image_access().0,
+        ImageAccess::Auto => best_of_ours().0,
         chosen => chosen,
     };
     if access == ImageAccess::Extract {
@@ -88,6 +105,17 @@ pub fn image(container: &Container, ids: Ids, control: &OwnedFd) -> Result<(View
     ))
 }
 
+/// The kernel's own mount where it can be had, and shows a program nothing else than the other ways do.
+fn mounted_alike(image: &Squashfs, file: &File, offset: u64, ids: Ids) -> Option<OwnedFd> {
+    kernel_mount::is_privileged().ok()?;
+    let same = kernel_mount::belongs_to(image, ids.uid.as_raw(), ids.gid.as_raw());
+    // What a damaged image has to say of it, it will say again by another way.
+    if !same.unwrap_or(false) {
+        return None;
+    }
+    kernel_mount::mount(file, offset).ok()
+}
+
 fn unusable(file: &Path, error: &dyn std::error::Error, hint: Option<String>) -> RuntimeError {
     let mut reason = error.to_string();
     let mut cause = error.source();
@@ -104,6 +132,18 @@ fn unusable(file: &Path, error: &dyn std::error::Error, hint: Option<String>) ->
 
 /// What [`ImageAccess::Auto`] means on this host for the caller, and why.
 pub fn best_image_access() -> (ImageAccess, String) {
+    let (access, why) = best_of_ours();
+    match kernel_mount::is_allowed() {
+        Ok(()) => {
+            let why = format!("you may mount, and SquashFS and loop devices are there; where files are not all root's, {access}");
+            (ImageAccess::Kernel, why)
+        }
+        Err(error) => (access, format!("{why}; the kernel's own mount cannot be had: {error}")),
+    }
+}
+
+/// The first way but the kernel's own mount.
+fn best_of_ours() -> (ImageAccess, String) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     if !is_at_least(release, (4, 18)) {
@@ -127,6 +167,10 @@ impl View {
     pub fn open(&self) -> Result<OwnedFd, RuntimeError> {
         let path = match self {
             View::Folder(folder) => folder.as_path(),
+            View::Mounted(mounted) => {
+                kernel_mount::put(mounted, Path::new(QUIET)).map_err(RuntimeError::setup("taking over the image's mount"))?;
+                Path::new(QUIET)
+            }
             View::Fuse { file, owner, server } => {
                 let device = fuse::mount(Path::new(QUIET), *owner).map_err(|errno| RuntimeError::Fuse {
                     path: file.clone(),
@@ -146,7 +190,7 @@ impl View {
     pub fn close(&self) -> nix::Result<()> {
         match self {
             View::Folder(_) => Ok(()),
-            View::Fuse { .. } => umount2(QUIET, MntFlags::MNT_DETACH),
+            View::Mounted(_) | View::Fuse { .. } => umount2(QUIET, MntFlags::MNT_DETACH),
         }
     }
 }

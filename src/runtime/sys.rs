@@ -166,29 +166,118 @@ pub fn drop_capabilities(keep: u64) -> Result<()> {
     // SAFETY: as above.
     Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) })?;
 
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: libc::c_int,
-    }
-    #[repr(C)]
-    struct Data {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    let header = Header {
-        version: 0x2008_0522, // _LINUX_CAPABILITY_VERSION_3: two words of 32 capabilities
-        pid: 0,
-    };
-    let word = |bits: u64| Data {
+    let word = |bits: u64| Capabilities {
         effective: bits as u32,
         permitted: bits as u32,
         inheritable: 0,
     };
     let data = [word(keep & 0xffff_ffff), word(keep >> 32)];
+    let header = CAPABILITIES;
     // SAFETY: both structures are laid out as capset(2) says and alive during the call.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// The capabilities that count for this thread now (bit n is capability n).
+pub fn effective_capabilities() -> Result<u64> {
+    let mut data = [Capabilities::default(); 2];
+    // The kernel would write the version that it prefers.
+    let mut header = CAPABILITIES;
+    // SAFETY: both structures are laid out as capget(2) says and alive during the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0].effective) | u64::from(data[1].effective) << 32)
+}
+
+/// `__user_cap_header_struct`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CapabilitiesOf {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Of this thread, in two words of 32 (`_LINUX_CAPABILITY_VERSION_3`).
+const CAPABILITIES: CapabilitiesOf = CapabilitiesOf {
+    version: 0x2008_0522,
+    pid: 0,
+};
+
+/// `__user_cap_data_struct`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Capabilities {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Requests of `include/uapi/linux/loop.h`, and its flags for a device that is read-only and frees itself.
+const LOOP_SET_FD: libc::c_ulong = 0x4C00;
+const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
+const LOOP_SET_STATUS64: libc::c_ulong = 0x4C04;
+const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+const LOOP_FLAGS: u32 = 1 | 4;
+
+/// `loop_info64`.
+#[repr(C)]
+struct LoopInfo {
+    unused: [u64; 3],
+    offset: u64,
+    size_limit: u64,
+    number_and_encryption: [u32; 3],
+    flags: u32,
+    names_and_key: [u8; 160],
+    init: [u64; 2],
+}
+
+/// `loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// The number of a loop device that nobody uses at this moment; `control` is `/dev/loop-control`.
+pub fn free_loop_device(control: impl AsFd) -> Result<u32> {
+    // SAFETY: no memory is passed.
+    let number = Errno::result(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE as _) })?;
+    u32::try_from(number).map_err(|_| Errno::ENODEV)
+}
+
+/// Has a loop device show `file` from byte `offset` on, read-only, until nothing uses it any more. EBUSY when it is in use.
+pub fn show_on_loop_device(device: impl AsFd, file: impl AsFd, offset: u64) -> Result<()> {
+    let (device, file) = (device.as_fd().as_raw_fd(), file.as_fd().as_raw_fd());
+    let config = LoopConfig {
+        fd: file as u32,
+        block_size: 0,
+        info: LoopInfo {
+            unused: [0; 3],
+            offset,
+            size_limit: 0,
+            number_and_encryption: [0; 3],
+            flags: LOOP_FLAGS,
+            names_and_key: [0; 160],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    };
+    // SAFETY: a structure laid out as loop.h says, alive during the call, which only reads it.
+    match Errno::result(unsafe { libc::ioctl(device, LOOP_CONFIGURE as _, &raw const config) }) {
+        // Linux before 5.8 does not know it.
+        Err(Errno::EINVAL | Errno::ENOTTY | Errno::ENOSYS) => {}
+        done => return done.map(drop),
+    }
+    // SAFETY: the argument is a plain number.
+    Errno::result(unsafe { libc::ioctl(device, LOOP_SET_FD as _, file) })?;
+    // SAFETY: as for the first request.
+    let shown = Errno::result(unsafe { libc::ioctl(device, LOOP_SET_STATUS64 as _, &raw const config.info) });
+    if shown.is_err() {
+        // SAFETY: the argument is a plain number. What it says is of no interest besides.
+        unsafe { libc::ioctl(device, LOOP_CLR_FD as _, 0) };
+    }
+    shown.map(drop)
 }
 
 /// Installs a seccomp filter for this thread and all that it will execute.

@@ -119,6 +119,11 @@ impl Squashfs {
         self.root
     }
 
+    /// How many numbers there are for the owners and groups of all files: [`Squashfs::id`] tells each.
+    pub fn id_count(&self) -> u16 {
+        self.tables.id_count
+    }
+
     /// The uid or gid behind an inode's index.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use dvrun::image::{Compression, SquashfsOptions, write_squashfs};
 
@@ -13,7 +14,7 @@ use super::good::{as_modelled, corpus};
 use super::model::{Kind, Model};
 use super::seen::{SeenTree, assert_same, on_disk};
 use crate::support::layers::*;
-use crate::support::{as_root, finish, lane};
+use crate::support::{as_root, finish, lane, wait_until};
 
 const COMPRESSIONS: [Compression; 5] = [
     Compression::Zstd(3),
@@ -212,9 +213,12 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = Command::new("umount").arg(&self.0).status() {
-            eprintln!("cannot unmount {}: {error}", self.0.display());
-        }
+        // A program that another test is about to start has, for a moment, a copy of every descriptor that was open here.
+        let mut command = Command::new("umount");
+        command.arg(&self.0).stderr(Stdio::null());
+        wait_until("the image can be unmounted", Duration::from_secs(60), || {
+            command.status().is_ok_and(|status| status.success())
+        });
     }
 }
 

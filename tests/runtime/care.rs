@@ -52,6 +52,8 @@ fn started(container: &Container) -> Started {
     Started { running, lines }
 }
 
+/// A process and all below it.
+/// A process and all below it.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;

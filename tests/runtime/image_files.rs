@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::fixture::*;
 use crate::support::{binary, finish, lane, wait_until};
 
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 fn ready_for(access: ImageAccess) -> bool {
     ready()
@@ -30,13 +30,13 @@ fn ready_for(access: ImageAccess) -> bool {
 }
 
 /// A fixture whose root is packed.
-struct Packed {
-    fixture: Fixture,
-    access: ImageAccess,
+pub struct Packed {
+    pub fixture: Fixture,
+    pub access: ImageAccess,
 }
 
 impl Packed {
-    fn new(fixture: Fixture, access: ImageAccess, options: &[&str]) -> Packed {
+    pub fn new(fixture: Fixture, access: ImageAccess, options: &[&str]) -> Packed {
         fs::create_dir(fixture.folder.path().join("scratch")).expect("a folder");
         let packed = Packed { fixture, access };
         let mut command = Command::new("mksquashfs");
@@ -45,7 +45,7 @@ impl Packed {
         packed
     }
 
-    fn image(&self) -> PathBuf {
+    pub fn image(&self) -> PathBuf {
         self.fixture.folder.path().join("image.squashfs")
     }
 
@@ -61,7 +61,7 @@ impl Packed {
             .collect()
     }
 
-    fn shell(&self, script: &str) -> Container {
+    pub fn shell(&self, script: &str) -> Container {
         Container {
             root: Root::Squashfs {
                 file: self.image(),
@@ -75,7 +75,7 @@ impl Packed {
 }
 
 /// Fills the image's `/data` with what takes more than one block, and what shares one.
-fn with_data(fixture: Fixture) -> Fixture {
+pub fn with_data(fixture: Fixture) -> Fixture {
     let data = fixture.root().join("data");
     let mut random = fastrand::Rng::with_seed(7);
     fs::write(data.join("noise"), (0..3_000_001).map(|_| random.u8(..)).collect::<Vec<u8>>()).unwrap();
@@ -97,10 +97,10 @@ fn with_data(fixture: Fixture) -> Fixture {
 }
 
 /// Type, mode, size, time, links' targets and contents of everything below a folder.
-const EVERYTHING: &str = "cd $AT && find . | sort | while read -r f; do stat -c '%n %F %a %Y' $f; test -d $f || stat -c %s $f; \
+pub const EVERYTHING: &str = "cd $AT && find . | sort | while read -r f; do stat -c '%n %F %a %Y' $f; test -d $f || stat -c %s $f; \
     test ! -L $f || readlink $f; test ! -f $f || test ! -r $f || md5sum < $f; done";
 
-fn applets(fixture: Fixture) -> Fixture {
+pub fn applets(fixture: Fixture) -> Fixture {
     for applet in ["find", "md5sum"] {
         std::os::unix::fs::symlink("busybox", fixture.root().join("bin").join(applet)).unwrap();
     }
@@ -263,12 +263,12 @@ fn what_is_no_image_is_refused_with_a_reason() {
     assert!(matches!(refused(&packed.shell("true")), RuntimeError::Root { .. }));
 }
 
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-fn alive(pid: u32) -> bool {
+pub fn alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 

@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use super::Finding;
 use crate::cli::credentials;
 use crate::cli::settings::Settings;
-use crate::runtime::{self, ImageAccess, RuntimeError, Writable};
+use crate::runtime::{self, ImageAccess, NoKernelMount, RuntimeError, Writable};
 
 /// Less room than this is soon used up.
 const LITTLE: u64 = 2 << 30;
@@ -76,6 +76,13 @@ fn image_access(settings: &Settings) -> Finding {
     let (best, why) = runtime::best_image_access();
     let (access, why) = match settings.image_access {
         ImageAccess::Auto => (best, why),
+        ImageAccess::Kernel => match runtime::may_mount_by_kernel() {
+            Ok(()) => (ImageAccess::Kernel, "the configuration says so".to_owned()),
+            Err(error) => {
+                let what = format!("the configuration says that the kernel mounts a SIF, and it will not: {error}");
+                return Finding::fail(name, what, Some(NoKernelMount::HINT.to_owned()));
+            }
+        },
         chosen => (chosen, "the configuration says so".to_owned()),
     };
     match access {
