@@ -252,7 +252,7 @@ impl<'a> Scheduler<'a> {
             attempt: next.attempt,
         });
         let apart = Apart::of(&stage.stage, self.nodes.step(taken));
-        let watch = Arc::new(apart.as_ref().map_or_else(Watch::of_many, Apart::watch));
+        let watch = Arc::new(apart.as_ref().map_or_else(Watch::new, Apart::watch));
         self.running.push(Running {
             task: next,
             taken,

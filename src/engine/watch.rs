@@ -69,40 +69,26 @@ struct Program {
     told_by: Signal,
     /// Between that and SIGKILL.
     grace: Duration,
-    /// When the kernel is told that it goes before this process, should memory end.
-    goes_first: GoesFirst,
     over: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum GoesFirst {
-    AtOnce,
-    AtALook,
 }
 
 impl Watch {
     pub fn new() -> Watch {
-        Watch::telling(Signal::SIGTERM, GRACE, GoesFirst::AtOnce)
-    }
-
-    /// Of one among many, most of which are short: that it goes first when memory ends is said at the first [`Watch::look`].
-    /// What is large before that goes first by its size.
-    pub fn of_many() -> Watch {
-        Watch::telling(Signal::SIGTERM, GRACE, GoesFirst::AtALook)
+        Watch::telling(Signal::SIGTERM, GRACE)
     }
 
     /// Of a task in a process apart, which needs time to end its program and to write its record.
     pub fn of_task() -> Watch {
-        Watch::telling(Signal::SIGTERM, GRACE * 3 / 2, GoesFirst::AtOnce)
+        Watch::telling(Signal::SIGTERM, GRACE * 3 / 2)
     }
 
     /// Of what hands a signal on to a task elsewhere.
     pub fn of_step() -> Watch {
         // `srun` makes SIGKILL of SIGTERM.
-        Watch::telling(Signal::SIGINT, GRACE * 3 / 2, GoesFirst::AtOnce)
+        Watch::telling(Signal::SIGINT, GRACE * 3 / 2)
     }
 
-    fn telling(stop: Signal, grace: Duration, goes_first: GoesFirst) -> Watch {
+    fn telling(stop: Signal, grace: Duration) -> Watch {
         Watch {
             program: Mutex::new(Program {
                 pid: None,
@@ -112,7 +98,6 @@ impl Watch {
                 kill_at: None,
                 told_by: stop,
                 grace,
-                goes_first,
                 over: false,
             }),
             changed: Condvar::new(),
@@ -127,12 +112,10 @@ impl Watch {
     /// It runs as `pid` (a negative id is a process group), and is ended at `limit`: SIGTERM, and SIGKILL after [`GRACE`]. A
     /// stop that was asked for before reaches it now.
     pub fn began(&self, pid: Pid, limit: Option<Duration>) {
+        memory::goes_first(pid);
         let mut program = self.program();
         program.pid = Some(pid);
         program.time_up = limit.map(|limit| Instant::now() + limit);
-        if program.goes_first == GoesFirst::AtOnce {
-            memory::goes_first(pid);
-        }
         if program.kill_at.is_some() {
             program.send(program.told_by);
         }
@@ -215,11 +198,7 @@ impl Program {
 
     /// Does what is due at `now`; gives when there is more to do.
     fn look(&mut self, now: Instant) -> Option<Instant> {
-        let pid = self.pid?;
-        if self.goes_first == GoesFirst::AtALook {
-            self.goes_first = GoesFirst::AtOnce;
-            memory::goes_first(pid);
-        }
+        self.pid?;
         match (self.kill_at, self.time_up) {
             (Some(due), _) if due <= now => {
                 self.send(Signal::SIGKILL);
@@ -289,25 +268,6 @@ mod tests {
         watch.signalled(SIGUSR1);
         watch.signalled(SIGTERM);
         assert_eq!(watch.ended(), Cause::Time);
-    }
-
-    #[test]
-    fn what_runs_goes_before_this_process_when_memory_ends() {
-        let told = |child: &Child| std::fs::read_to_string(format!("/proc/{}/oom_score_adj", child.id())).unwrap() == "500\n";
-        let (one, many) = (Watch::new(), Watch::of_many());
-        let mut children = [(&one, true), (&many, false)].map(|(watch, at_once)| {
-            let child = sleeper("sleep 1000");
-            watch.began(Pid::from_raw(-(child.id() as i32)), None);
-            assert_eq!(told(&child), at_once);
-            watch.look();
-            assert!(told(&child));
-            child
-        });
-        one.stop();
-        many.stop();
-        for child in &mut children {
-            child.wait().unwrap();
-        }
     }
 
     #[test]

@@ -142,7 +142,8 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
         }
     }
     let mut journal = Noted::new(journal);
-    journal.intend(written.values().flatten().flatten().map(|(_, intent)| intent))?;
+    let scripts = plan.stages.keys().filter_map(|name| written.get(name)?.as_ref().ok());
+    journal.intend(scripts.flatten().map(|(_, intent)| intent))?;
     // How the stages stand that the ones after them need.
     let mut parents: BTreeMap<StageName, Parent> = BTreeMap::new();
     for (name, stage) in &plan.stages {
