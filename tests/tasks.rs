@@ -136,6 +136,29 @@ fn what_is_left_in_the_background_ends_with_its_task() {
 }
 
 #[test]
+fn what_a_program_left_in_a_session_of_its_own_writes_to_no_other_task() {
+    let sandbox = Sandbox::new();
+    // The first ends at once and without a word; what it left speaks while the others run.
+    sandbox.write(
+        "x.yaml",
+        "version: 1\nname: x\nstages:\n  first:\n    image: none\n    run: |\n      setsid sh -c 'echo $$ >left; until [ -e second ]; do sleep 0.1; done; echo late; echo late >&2; touch spoke' &\n      until [ -s left ]; do sleep 0.1; done\n    outputs: [left]\n  others:\n    image: none\n    needs: [first]\n    array: 3\n    run: |\n      touch second\n      until [ -e spoke ]; do sleep 0.1; done\n      echo own ${{ array.index }}\n",
+    );
+    finish(sandbox.dvrun().args(["run", "x.yaml", "--jobs", "1"])).ok();
+    assert_eq!(
+        finish(sandbox.dvrun().args(["logs", "others"])).ok().stdout,
+        "==> others/0 <==\nown 0\n==> others/1 <==\nown 1\n==> others/2 <==\nown 2\n"
+    );
+    assert_eq!(finish(sandbox.dvrun().args(["logs", "others", "--stderr"])).ok().stdout, "");
+    let runs = sandbox.work().join(".dvrun/runs");
+    let logs = walkdir::WalkDir::new(runs).into_iter().flatten();
+    let empty = logs.filter(|entry| {
+        let log = entry.path().extension().is_some_and(|end| end == "out" || end == "err");
+        log && entry.metadata().is_ok_and(|metadata| metadata.len() == 0)
+    });
+    assert_eq!(empty.count(), 0, "empty logs help nobody");
+}
+
+#[test]
 fn a_second_interrupt_ends_what_runs() {
     let sandbox = Sandbox::new();
     stubborn(&sandbox, "");

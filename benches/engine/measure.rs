@@ -39,7 +39,11 @@ pub fn measure(command: &mut Command, dir: &Path) -> Option<Measured> {
 
 /// The one in the middle of so many.
 pub fn median(rounds: usize, command: &mut Command, dir: &Path) -> Measured {
-    let mut all: Vec<Measured> = (0..rounds).map(|_| measure(command, dir).expect("it ends well")).collect();
+    middle((0..rounds).map(|_| measure(command, dir).expect("it ends well")).collect())
+}
+
+/// The one in the middle of these.
+pub fn middle(mut all: Vec<Measured>) -> Measured {
     all.sort_by_key(|measured| measured.took);
-    all[rounds / 2]
+    all[all.len() / 2]
 }

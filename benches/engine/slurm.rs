@@ -4,27 +4,35 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::measure::{Measured, measure};
+use super::measure::{Measured, measure, middle};
 use super::{Bench, ratio, report, stages};
 
+/// One after the other, several times: what else the machine and the controller do changes by the minute.
 pub fn submit(bench: &Bench) {
+    const ROUNDS: usize = 3;
     let count = bench.many(1000);
-    let Some(bare) = bare(bench, count) else {
-        println!("{:<52} not available", "submission");
-        return;
-    };
-    report(&format!("{count} jobs by a loop of sbatch"), Some(bare), "");
-    let file = bench.flow("submission", &stages(count));
     let config = bench.dir().join("config.yaml");
     fs::write(&config, "profile: held\nprofiles: {held: {slurm: {args: [--hold]}}}\n").expect("a file");
-    let mut command = bench.dvrun();
-    command.arg("--config").arg(&config).args(["--quiet", "submit"]).arg(&file);
-    let own = measure(&mut command, bench.dir()).expect("a submission that ends well");
+    let (mut loops, mut own, mut cancels) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let Some(bare) = bare(bench, count) else {
+            println!("{:<52} not available", "submission");
+            return;
+        };
+        loops.push(bare);
+        let file = bench.flow(&format!("submission-{round}"), &stages(count));
+        let mut command = bench.dvrun();
+        command.arg("--config").arg(&config).args(["--quiet", "submit"]).arg(&file);
+        own.push(measure(&mut command, bench.dir()).expect("a submission that ends well"));
+        let mut cancel = bench.dvrun();
+        cancel.arg("cancel").current_dir(file.parent().expect("it is in a folder"));
+        cancels.push(measure(&mut cancel, bench.dir()).expect("jobs that can be cancelled"));
+    }
+    let [loops, own, cancels] = [loops, own, cancels].map(middle);
+    report(&format!("{count} jobs by a loop of sbatch"), Some(loops), "");
     report(&format!("{count} independent stages by dvrun submit"), Some(own), "");
-    ratio("  dvrun / sbatch", own.took.as_secs_f64() / bare.took.as_secs_f64(), "at most 1.2");
-    let mut cancel = bench.dvrun();
-    cancel.arg("cancel").current_dir(file.parent().expect("it is in a folder"));
-    report("  cancelling all of them", measure(&mut cancel, bench.dir()), "");
+    ratio("  dvrun / sbatch", own.took.as_secs_f64() / loops.took.as_secs_f64(), "at most 1.2");
+    report("  cancelling all of them", Some(cancels), "");
 }
 
 /// `None` without a cluster.

@@ -8,10 +8,11 @@ use nix::unistd::Pid;
 
 use super::args::Global;
 use super::failure::{Failure, Outcome, exit};
-use super::prepare::PATIENCE;
+use super::prepare::{self, PATIENCE};
 use super::select::find_run;
 use super::settings::Settings;
-use crate::engine::slurm;
+use super::show;
+use crate::engine::slurm::{self, Submitter};
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Mode, RunDir};
 use crate::workflow::StageName;
@@ -41,7 +42,10 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         Some(stage) => slurm::with_dependants(&plan, &[stage]),
         None => plan.stages.keys().cloned().collect(),
     };
-    let cancelled = slurm::cancel(&run, &settings.slurm(), &stages, PATIENCE)?;
+    // Whoever submits holds it.
+    let lock = prepare::lock(&plan.dir);
+    let submitter = lock.as_ref().map_or(Submitter::Perhaps, |_| Submitter::Gone);
+    let cancelled = slurm::cancel(&run, &settings.slurm(), &stages, submitter, PATIENCE)?;
     if global.json {
         println!(
             "{}",
@@ -54,6 +58,16 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
             cancelled.jobs.len(),
             cancelled.tasks
         );
+    }
+    if cancelled.to_come > 0 {
+        return Err(Failure::message(
+            exit::INFRASTRUCTURE,
+            format!(
+                "{} more may be submitted at this moment",
+                show::count(cancelled.to_come as u64, "job")
+            ),
+        )
+        .hint("when that has ended, call `dvrun cancel` again"));
     }
     if cancelled.lingering.is_empty() {
         return Ok(exit::DONE);

@@ -1,24 +1,25 @@
 //! The graph on this machine, or on the nodes of an allocation: as many tasks at once as their budgets allow.
 //!
-//! One thread a running task goes through [`super::task`] from its folders to its record, and lives to the end of the run: a
-//! program dies with the thread that started it, and so with this process. The scheduler decides what may start, and
-//! tells tasks to end; the records are written by this one process, which keeps them open. On another node a task is a job
-//! step, which writes its own.
+//! One thread a running task ([`super::workers`]) goes from its folders to its record. The scheduler decides what may start,
+//! and tells tasks to end; the records are written by this one process, which keeps them open. On another node a task is a
+//! job step, which writes its own.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::Scope;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use super::apart::Apart;
 use super::graph::{Graph, Ready, Skipped};
+use super::logs::Spares;
+use super::memory::Counter;
 use super::nodes::{Asked, Nodes, Taken};
 use super::place::Place;
-use super::task::{self, Numbered};
+use super::task::{self, Work};
 use super::watch::Watch;
-use crate::plan::{Plan, StagePlan};
+use super::workers::{Given, Workers};
+use crate::plan::Plan;
 use crate::state::{Outcome, Record, Records, RunDir, StateError};
 use crate::workflow::StageName;
 
@@ -76,9 +77,6 @@ pub enum Stop {
 /// Time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// How soon a wish to stop is seen.
-const TICK: Duration = Duration::from_millis(50);
-
 /// What stops a local run before its tasks are done.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -86,6 +84,8 @@ pub enum LocalError {
     State(#[from] StateError),
     #[error("cannot write the record of {stage}/{index}")]
     Record { stage: StageName, index: u32, source: io::Error },
+    #[error("cannot remove empty logs")]
+    Logs(#[source] io::Error),
     #[error("stage `{stage}` asks for {asked}, and this machine has {available}")]
     TooLarge {
         stage: StageName,
@@ -127,55 +127,51 @@ pub fn run(
     nodes: &Nodes,
     place: &Place,
     stop: &Receiver<Stop>,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Summary, LocalError> {
     nodes.fits(plan)?;
-    let summary = std::thread::scope(|scope| {
-        let (sender, ended) = mpsc::channel();
-        let mut scheduler = Scheduler {
-            run,
-            nodes: nodes.clone(),
-            graph: Graph::new(plan, |stage| Asked::by(stage, 0)),
-            workers: Workers {
-                scope,
-                work: Work { run, plan, place },
-                threads: Vec::new(),
-                idle: Vec::new(),
-                ended: sender,
-            },
-            running: Vec::new(),
-            records: Open::default(),
-            stopping: None,
-            summary: Summary::default(),
-            progress,
-        };
-        let done = scheduler.schedule(stop, &ended);
-        if done.is_err() {
-            // Nobody would write down how they end.
-            scheduler.running.iter().for_each(|running| running.watch.stop());
-            while !scheduler.running.is_empty() {
-                scheduler.running.iter().for_each(|running| running.watch.look());
-                if let Ok(end) = ended.recv_timeout(TICK) {
-                    scheduler.running.retain(|running| running.task != end.task);
-                }
-            }
-        }
-        done.map(|()| scheduler.summary)
-    })?;
+    let (counter, spares) = (Counter::open(), Spares::default());
+    let work = Work {
+        run,
+        plan,
+        place,
+        counter: &counter,
+        spares: Some(&spares),
+    };
+    let scheduler = Scheduler {
+        run,
+        nodes: nodes.clone(),
+        graph: Graph::new(plan, |stage| Asked::by(stage, 0)),
+        given: VecDeque::new(),
+        running: Vec::new(),
+        records: Open::default(),
+        stopping: None,
+        failed: None,
+        summary: Summary::default(),
+        progress,
+    };
+    let scheduler = Workers::new(work, scheduler).run(stop);
+    let removed = spares.remove();
+    let summary = scheduler.over()?;
+    removed.map_err(LocalError::Logs)?;
     run.sync_records(plan.stages.iter().filter(|(_, stage)| !stage.todo.is_empty()).map(|(name, _)| name))?;
     Ok(summary)
 }
 
-struct Scheduler<'scope, 'env, 'a> {
+/// What may start, what runs, and what has become of the rest.
+pub(super) struct Scheduler<'a> {
     run: &'a RunDir,
     nodes: Nodes,
     graph: Graph<'a, Asked>,
-    workers: Workers<'scope, 'env, 'a>,
+    /// Tasks that count as running and that no worker has yet.
+    pub given: VecDeque<Given<'a>>,
     running: Vec<Running>,
     records: Open,
     stopping: Option<Stop>,
+    /// What keeps records from being written: nothing starts any more.
+    failed: Option<LocalError>,
     summary: Summary,
-    progress: &'a mut dyn FnMut(Progress),
+    progress: &'a mut (dyn FnMut(Progress) + Send),
 }
 
 struct Running {
@@ -185,37 +181,53 @@ struct Running {
     watch: Arc<Watch>,
 }
 
-impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
-    fn schedule(&mut self, stop: &Receiver<Stop>, ended: &Receiver<End>) -> Result<(), LocalError> {
-        let mut looked = Instant::now();
-        loop {
-            stop.try_iter().for_each(|wish| self.heed(wish));
-            while self.stopping.is_none() && (self.running.len() as u32) < self.nodes.jobs() {
-                let nodes = &self.nodes;
-                let Some((next, asked)) = self.graph.take(|asked| nodes.place(asked).is_some()) else {
-                    break;
-                };
-                let taken = self.nodes.place(asked).expect("it was chosen because it has a place");
-                self.start(next, taken)?;
-            }
-            if self.running.is_empty() {
+impl<'a> Scheduler<'a> {
+    /// Starts what may start and has a place: it is in [`Scheduler::given`] then.
+    pub fn start_what_fits(&mut self) {
+        while self.stopping.is_none() && self.failed.is_none() && (self.running.len() as u32) < self.nodes.jobs() {
+            let nodes = &self.nodes;
+            let Some((next, asked)) = self.graph.take(|asked| nodes.place(asked).is_some()) else {
                 break;
-            }
-            // Woken now and then to see whether a stop was asked for, or a time limit reached.
-            if let Ok(end) = ended.recv_timeout(TICK) {
-                self.ended(end)?;
-            }
-            if looked.elapsed() >= TICK {
-                self.running.iter().for_each(|running| running.watch.look());
-                looked = Instant::now();
-            }
+            };
+            let taken = self.nodes.place(asked).expect("it was chosen because it has a place");
+            let started = self.start(next, taken);
+            self.unless(started);
         }
-        self.summary.stopped = self.stopping.is_some();
-        self.summary.not_run += self.graph.never_started();
-        Ok(())
     }
 
-    fn heed(&mut self, wish: Stop) {
+    /// A task has ended. What may start because of that has.
+    pub fn ended(&mut self, task: Ready, record: io::Result<Record>) {
+        let settled = self.settle(task, record);
+        self.unless(settled);
+        self.start_what_fits();
+    }
+
+    /// Nothing runs. Nothing will, after [`Scheduler::start_what_fits`].
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Does what has become due to the tasks that run.
+    pub fn look(&self) {
+        self.running.iter().for_each(|running| running.watch.look());
+    }
+
+    /// How it went, when nothing runs any more.
+    fn over(mut self) -> Result<Summary, LocalError> {
+        self.summary.stopped = self.stopping.is_some();
+        self.summary.not_run += self.graph.never_started();
+        self.failed.map_or(Ok(self.summary), Err)
+    }
+
+    fn unless(&mut self, done: Result<(), LocalError>) {
+        let Err(error) = done else { return };
+        // Nobody would write down how they end.
+        self.running.iter().for_each(|running| running.watch.stop());
+        self.failed.get_or_insert(error);
+    }
+
+    /// A wish to stop.
+    pub fn heed(&mut self, wish: Stop) {
         if self.stopping == Some(Stop::Now) || self.stopping == Some(wish) {
             return;
         }
@@ -247,7 +259,7 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
             gpus: gpus.clone(),
             watch: Arc::clone(&watch),
         });
-        self.workers.give(Given {
+        self.given.push_back(Given {
             task: next,
             stage,
             apart,
@@ -258,9 +270,7 @@ impl<'scope, 'a: 'scope> Scheduler<'scope, '_, 'a> {
         Ok(())
     }
 
-    fn ended(&mut self, end: End) -> Result<(), LocalError> {
-        let End { task, record, worker } = end;
-        self.workers.idle.push(worker);
+    fn settle(&mut self, task: Ready, record: io::Result<Record>) -> Result<(), LocalError> {
         let place = self.running.iter().position(|running| running.task == task);
         let running = self.running.swap_remove(place.expect("only running tasks end"));
         self.nodes.give_back(running.taken, running.gpus);
@@ -335,91 +345,6 @@ impl Open {
         let records = Arc::new(run.records(stage).keep_open()?);
         self.0.push_back((stage.clone(), Arc::clone(&records)));
         Ok(records)
-    }
-}
-
-/// What all tasks have in common.
-#[derive(Clone, Copy)]
-struct Work<'a> {
-    run: &'a RunDir,
-    plan: &'a Plan,
-    place: &'a Place,
-}
-
-/// A task for a worker.
-struct Given<'a> {
-    task: Ready,
-    stage: &'a StagePlan,
-    /// Where it runs, if not on a worker's own thread.
-    apart: Option<Apart>,
-    /// The numbers of its own.
-    gpus: Vec<u32>,
-    records: Arc<Records>,
-    watch: Arc<Watch>,
-}
-
-/// What a worker sends when its task has ended, and its record is written.
-struct End {
-    worker: usize,
-    task: Ready,
-    record: io::Result<Record>,
-}
-
-/// The threads that tasks run on: as many as there ever were tasks at once.
-struct Workers<'scope, 'env, 'a> {
-    scope: &'scope Scope<'scope, 'env>,
-    work: Work<'a>,
-    threads: Vec<Sender<Given<'a>>>,
-    idle: Vec<usize>,
-    ended: Sender<End>,
-}
-
-impl<'scope, 'a: 'scope> Workers<'scope, '_, 'a> {
-    fn give(&mut self, given: Given<'a>) {
-        let worker = self.idle.pop().unwrap_or_else(|| {
-            let (sender, given) = mpsc::channel();
-            let (work, ended, worker) = (self.work, self.ended.clone(), self.threads.len());
-            self.scope.spawn(move || work.through(worker, &given, &ended));
-            self.threads.push(sender);
-            worker
-        });
-        self.threads[worker].send(given).expect("a worker lives as long as its sender");
-    }
-}
-
-impl<'a> Work<'a> {
-    /// A worker's life.
-    fn through(self, worker: usize, given: &Receiver<Given<'a>>, ended: &Sender<End>) {
-        for Given {
-            task,
-            stage,
-            apart,
-            gpus,
-            records,
-            watch,
-        } in given
-        {
-            let numbered = Numbered {
-                index: task.index,
-                attempt: task.attempt,
-            };
-            let gpus = self.place.visible(apart.as_ref(), &gpus);
-            let record = match apart {
-                Some(apart) => {
-                    let call = apart.call(self.run.path(), &stage.stage.name, numbered, self.place, &gpus);
-                    task::apart(self.run, numbered, &records, &apart, &call, self.place, &watch)
-                }
-                None if gpus.is_empty() => task::once(self.run, self.plan, &stage.stage, numbered, &records, self.place, &watch),
-                None => {
-                    let place = self.place.with_variables(&gpus);
-                    task::once(self.run, self.plan, &stage.stage, numbered, &records, &place, &watch)
-                }
-            };
-            let record = record.and_then(|record| records.write(task.index, &record).map(|()| record));
-            if ended.send(End { worker, task, record }).is_err() {
-                break;
-            }
-        }
     }
 }
 

@@ -1,38 +1,50 @@
 //! Whether processes of this task were killed for want of memory: the kernel counts that for each control group.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use nix::unistd::Pid;
 
-/// The count as it stood at some moment, and where it is read.
-pub(super) struct Kills {
-    file: Option<PathBuf>,
+/// The count of this process's control group, kept open: tasks that share the group look at it again and again.
+pub(super) struct Counter(Option<File>);
+
+impl Counter {
+    /// Of the group that this process is in now. Where the kernel keeps no count, nothing was ever killed.
+    pub fn open() -> Counter {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Counter(counter(&groups, Path::new("/sys/fs/cgroup")))
+    }
+
+    fn count(&self) -> u64 {
+        self.0.as_ref().and_then(read).unwrap_or(0)
+    }
+}
+
+/// The count as it stood at some moment.
+pub(super) struct Kills<'a> {
+    counter: &'a Counter,
     before: u64,
 }
 
-impl Kills {
-    /// As it stands now. Where the kernel keeps no count, nothing was ever killed.
-    pub fn now() -> Kills {
-        let file = counter(
-            &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
-            Path::new("/sys/fs/cgroup"),
-        );
+impl Kills<'_> {
+    /// As it stands now.
+    pub fn now(counter: &Counter) -> Kills<'_> {
         Kills {
-            before: file.as_deref().and_then(read).unwrap_or(0),
-            file,
+            before: counter.count(),
+            counter,
         }
     }
 
     /// How many were killed since.
     pub fn since(&self) -> u64 {
-        self.file.as_deref().and_then(read).unwrap_or(0).saturating_sub(self.before)
+        self.counter.count().saturating_sub(self.before)
     }
 }
 
 /// The file with the count of the group that `groups` (`/proc/self/cgroup`) names: version 2, else version 1.
-fn counter(groups: &str, root: &Path) -> Option<PathBuf> {
-    let mut files = groups.lines().filter_map(|line| {
+fn counter(groups: &str, root: &Path) -> Option<File> {
+    let files = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, group) = (fields.next()?, fields.next()?.trim_start_matches('/'));
         if controllers.is_empty() {
@@ -43,11 +55,17 @@ fn counter(groups: &str, root: &Path) -> Option<PathBuf> {
             None
         }
     });
-    files.rfind(|file| read(file).is_some())
+    files
+        .rev()
+        .filter_map(|file| File::open(file).ok())
+        .find(|file| read(file).is_some())
 }
 
-fn read(file: &Path) -> Option<u64> {
-    let text = fs::read_to_string(file).ok()?;
+fn read(file: &File) -> Option<u64> {
+    // Longer than either file.
+    let mut text = [0; 512];
+    let length = file.read_at(&mut text, 0).ok()?;
+    let text = str::from_utf8(&text[..length]).ok()?;
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
@@ -68,17 +86,21 @@ mod tests {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
-            path
         };
-        let old = write(
+        write(
             "memory/slurm/job_7/memory.oom_control",
             "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
         );
-        let new = write("system/job_7/memory.events", "low 0\noom 3\noom_kill 4\n");
-        let found = counter("9:cpu,memory:/slurm/job_7\n1:name=systemd:/\n", root.path());
-        assert_eq!((found.as_ref(), found.as_deref().and_then(read)), (Some(&old), Some(2)));
-        let found = counter("0::/system/job_7\n", root.path());
-        assert_eq!((found.as_ref(), found.as_deref().and_then(read)), (Some(&new), Some(4)));
-        assert_eq!(counter("0::/elsewhere\nnonsense\n", root.path()), None);
+        write("system/job_7/memory.events", "low 0\noom 3\noom_kill 4\n");
+        let old = Counter(counter("9:cpu,memory:/slurm/job_7\n1:name=systemd:/\n", root.path()));
+        assert_eq!(old.count(), 2);
+        let new = Counter(counter("0::/system/job_7\n", root.path()));
+        assert_eq!(new.count(), 4);
+        let none = Counter(counter("0::/elsewhere\nnonsense\n", root.path()));
+        assert!(none.0.is_none() && none.count() == 0);
+        let kills = Kills::now(&new);
+        assert_eq!(kills.since(), 0);
+        write("system/job_7/memory.events", "low 0\noom 9\noom_kill 10\n");
+        assert_eq!(kills.since(), 6);
     }
 }

@@ -10,6 +10,7 @@ mod graph;
 pub mod group;
 mod image;
 pub mod local;
+mod logs;
 mod memory;
 mod nodes;
 mod outputs;
@@ -28,6 +29,7 @@ pub mod task;
 #[cfg(test)]
 mod testing;
 mod watch;
+mod workers;
 
 pub use efficiency::{StageUse, efficiency};
 pub use explain::{Explanation, explain, telling};

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::seen::{Seen, SlurmView, View, cancelled, from_record, job_task, local, local_runner, slurm};
-use super::slurm::{JobTask, Jobs, Slurm, SubmittedJob, active, by_stage, intents, jobs, query, stuck};
+use super::slurm::{Intent, JobTask, Jobs, Slurm, SubmittedJob, active, by_stage, intents, jobs, query, stuck};
 use crate::plan::{Plan, Reason, StagePlan, TaskSet};
 use crate::state::{Journal, Mode, Outcome, Record, Records, RunDir, StateError};
 use crate::workflow::StageName;
@@ -172,6 +172,24 @@ pub fn status_of(
     Ok((task_status(run, planned, index, record.as_ref(), seen, &view), expected))
 }
 
+/// What is to be said of submissions of which nobody wrote down how they went: they go on, or were cut short.
+fn open(intents: &[Intent]) -> Option<String> {
+    const NAMED: usize = 3;
+    let mut stages: Vec<&str> = intents.iter().map(|intent| intent.stage.0.as_str()).collect();
+    stages.dedup();
+    let (named, others) = stages.split_at(stages.len().min(NAMED));
+    let names = named.join(", ");
+    let which = match (named, others) {
+        ([], _) => return None,
+        ([_], []) => format!("stage {names}"),
+        (_, []) => format!("stages {names}"),
+        (_, others) => format!("stages {names} and {} more", others.len()),
+    };
+    Some(format!(
+        "{which}: whether a job was submitted is not known yet; submitting again finds out"
+    ))
+}
+
 fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, View), StatusError> {
     let mode = run.info()?.mode;
     let path = run.journal_path();
@@ -191,12 +209,7 @@ fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, 
                 None => Jobs::default(),
             };
             problems.extend(answer.problems.iter().map(chain));
-            problems.extend(intents(&events).iter().map(|intent| {
-                format!(
-                    "stage {}: whether a job was submitted is not known yet; submitting again finds out",
-                    intent.stage
-                )
-            }));
+            problems.extend(open(&intents(&events)));
             let stuck = stuck(plan, &ours, &answer.states);
             View::Slurm(SlurmView {
                 cancelled: cancelled(&events),

@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use super::apart::Apart;
 use super::group;
 use super::local::unstarted;
-use super::memory::Kills;
+use super::logs::{Log, Spares};
+use super::memory::{Counter, Kills};
 use super::outputs::{self, OutputError};
 use super::place::{Place, TimeLimit};
 use super::program::{self, Output};
@@ -130,7 +131,14 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &Pl
     let watch = Watch::new();
     let task = Numbered { index, attempt };
     let before = Io::now();
-    let record = attended(&watch, || once(run, &plan, &planned.stage, task, &records, place, &watch));
+    let work = Work {
+        run,
+        plan: &plan,
+        place,
+        counter: &Counter::open(),
+        spares: None,
+    };
+    let record = attended(&watch, || once(work, &planned.stage, task, &records, &watch));
     let mut record = record.map_err(TaskError::Supervise)?.map_err(TaskError::Record)?;
     // This process has no other task: what its programs did is what it waited for.
     if let (None, Some(io)) = (record.read, Io::since(before)) {
@@ -148,6 +156,18 @@ pub fn run(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &Pl
     Ok(record)
 }
 
+/// What the tasks of a process have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    pub run: &'a RunDir,
+    pub plan: &'a Plan,
+    pub place: &'a Place,
+    /// Of the group that this process is in.
+    pub counter: &'a Counter,
+    /// For whoever has more than one task.
+    pub spares: Option<&'a Spares>,
+}
+
 /// Which task of a stage, and for which time (from 0).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbered {
@@ -159,18 +179,10 @@ pub(super) struct Numbered {
 ///
 /// # Errors
 /// A record that cannot be written.
-pub(super) fn once(
-    run: &RunDir,
-    plan: &Plan,
-    stage: &Stage,
-    task: Numbered,
-    records: &Records,
-    place: &Place,
-    watch: &Watch,
-) -> io::Result<Record> {
-    let mut record = begun(task.attempt, place);
+pub(super) fn once(work: Work, stage: &Stage, task: Numbered, records: &Records, watch: &Watch) -> io::Result<Record> {
+    let mut record = begun(task.attempt, work.place);
     records.write(task.index, &record)?;
-    match perform(run, plan, stage, task, place, watch) {
+    match perform(work, stage, task, watch) {
         Ok((outcome, message, end)) => {
             record.outcome = outcome;
             record.message = message;
@@ -192,18 +204,10 @@ pub(super) fn once(
 ///
 /// # Errors
 /// A record that cannot be read.
-pub(super) fn apart(
-    run: &RunDir,
-    task: Numbered,
-    records: &Records,
-    apart: &Apart,
-    call: &Invocation,
-    place: &Place,
-    watch: &Watch,
-) -> io::Result<Record> {
-    let ran = program::apart(call, run.path(), apart.stdin(), watch);
+pub(super) fn apart(work: Work, task: Numbered, records: &Records, apart: &Apart, call: &Invocation, watch: &Watch) -> io::Result<Record> {
+    let ran = program::apart(call, work.run.path(), apart.stdin(), watch);
     let written = records.read_one(task.index)?;
-    let host = apart.host(place);
+    let host = apart.host(work.place);
     let message = match (written, ran) {
         (Some(record), Ok(_)) if record.outcome != Outcome::Running && record.attempt == task.attempt => return Ok(record),
         (_, Ok(cause)) if cause != Cause::Own => "the task was stopped before it left a record".to_owned(),
@@ -291,11 +295,15 @@ fn ended_badly(records: &Records, only: Option<u32>, count: u32) -> Result<bool,
 
 /// From expansion to the program's end and its outputs.
 fn perform(
-    run: &RunDir,
-    plan: &Plan,
+    Work {
+        run,
+        plan,
+        place,
+        counter,
+        spares,
+    }: Work,
     stage: &Stage,
     Numbered { index, attempt }: Numbered,
-    place: &Place,
     watch: &Watch,
 ) -> Result<(Outcome, String, End), TaskError> {
     let mut task = plan::task(plan, &stage.name, index, run.path())?;
@@ -306,20 +314,22 @@ fn perform(
     }
     // The host's folders are where they are: there is nothing to mount.
     let mounts = if task.image.is_some() { mounts(&task.binds)? } else { Vec::new() };
-    let logs = run.task_logs(&stage.name, index);
-    create_folder(&run.logs(&stage.name))?;
-    let (stdout, stderr) = (create_file(&logs.0)?, create_file(&logs.1)?);
+    let (stdout, stderr) = run.task_logs(&stage.name, index);
+    let output = Output {
+        stdout: log(spares, &stdout)?,
+        stderr: log(spares, &stderr)?,
+    };
     let limit = match place.time_limit {
         TimeLimit::Here => task.resources.time.map(|time| Duration::from_secs(time.0)),
         TimeLimit::Slurm => None,
     };
-    let output = Output { stdout, stderr };
     // A thread has no limits of its own; whoever asks for one got a process.
     let group = match place.time_limit {
         TimeLimit::Here if task.resources.memory.is_some() => group::limit(&task.resources).map_err(TaskError::Limit)?,
         TimeLimit::Here | TimeLimit::Slurm => None,
     };
-    let kills = Kills::now();
+    let own_counter = group.as_ref().map(|_| Counter::open());
+    let kills = Kills::now(own_counter.as_ref().unwrap_or(counter));
     let mut killed_ranks = 0;
     let supervision = program::Supervision { watch, limit };
     let mut end = match &task.image {
@@ -338,17 +348,28 @@ fn perform(
         end.cause = watch.told_within(PATIENCE_FOR_SIGNALS);
     }
     let own_count = place.own_job.is_some() || group.as_ref().is_some_and(|group| group.memory);
-    let kills = kills.since() + killed_ranks;
+    let out_of_memory = killed(&task, || kills.since() + killed_ranks, &end, own_count);
     drop(group);
-    let (outcome, message) = match killed(&task, kills, &end, own_count) {
+    let (outcome, message) = match out_of_memory {
         Some(message) => (Outcome::OutOfMemory, message),
         None => {
             let (outcome, message) = judge(&task, &with_reason(end.clone(), place))?;
             (outcome, with_damage(message, &end.ended.damage))
         }
     };
-    for log in [&logs.0, &logs.1] {
-        remove_if_empty(log)?;
+    // Who looks for what a failure left finds no empty log.
+    let spares = spares.filter(|_| outcome == Outcome::Ok);
+    for (path, file) in [(stdout, output.stdout), (stderr, output.stderr)] {
+        let log = Log { path: path.clone(), file };
+        let over = match spares {
+            Some(spares) => spares.keep(log),
+            None => log.remove_if_empty(),
+        };
+        over.map_err(|source| TaskError::Folder {
+            doing: "remove the empty",
+            path,
+            source,
+        })?;
     }
     Ok((outcome, message, end))
 }
@@ -370,7 +391,8 @@ pub fn rank(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &P
         stdout: stream(io::stdout().as_fd())?,
         stderr: stream(io::stderr().as_fd())?,
     };
-    let (kills, before) = (Kills::now(), Io::now());
+    let counter = Counter::open();
+    let (kills, before) = (Kills::now(&counter), Io::now());
     let watch = Watch::new();
     let supervision = program::Supervision {
         watch: &watch,
@@ -400,9 +422,9 @@ pub fn rank(run: &RunDir, stage: &StageName, index: u32, attempt: u32, place: &P
 ///
 /// Under Slurm the count is the job's own, and Slurm fails the job for it; so it is in a group of the task's own. Elsewhere
 /// it is shared with other tasks, and only explains a program that was killed.
-fn killed(task: &Task, kills: u64, end: &End, own_count: bool) -> Option<String> {
+fn killed(task: &Task, kills: impl FnOnce() -> u64, end: &End, own_count: bool) -> Option<String> {
     let counts = own_count || end.ended.exit == 128 + Signal::SIGKILL as i32;
-    if kills == 0 || end.cause != Cause::Own || !counts {
+    if end.cause != Cause::Own || !counts || kills() == 0 {
         return None;
     }
     let asked = task
@@ -519,33 +541,22 @@ pub fn retries(retry: &Retry, record: &Record) -> bool {
     record.attempt < retry.max && retry.when.contains(&cause)
 }
 
+fn log(spares: Option<&Spares>, path: &Path) -> Result<File, TaskError> {
+    let made = spares.map_or_else(|| Log::create(path), |spares| spares.make(path));
+    let log = made.map_err(|source| TaskError::Folder {
+        doing: "create",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(log.file)
+}
+
 fn create_folder(path: &Path) -> Result<(), TaskError> {
     fs::create_dir_all(path).map_err(|source| TaskError::Folder {
         doing: "create",
         path: path.to_owned(),
         source,
     })
-}
-
-fn create_file(path: &Path) -> Result<File, TaskError> {
-    File::create(path).map_err(|source| TaskError::Folder {
-        doing: "create",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Most tasks say nothing on one of the two streams: a hundred thousand empty files help nobody.
-fn remove_if_empty(path: &Path) -> Result<(), TaskError> {
-    let folder = |source| TaskError::Folder {
-        doing: "remove the empty",
-        path: path.to_owned(),
-        source,
-    };
-    if fs::metadata(path).map_err(folder)?.len() == 0 {
-        fs::remove_file(path).map_err(folder)?;
-    }
-    Ok(())
 }
 
 fn with_causes(error: &TaskError) -> String {

@@ -1,5 +1,6 @@
 //! One task of a plan.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -60,11 +61,7 @@ pub fn task(plan: &Plan, stage: &StageName, index: u32, run_dir: &Path) -> Resul
             count: stage.tasks(),
         });
     }
-    let expand = Expand {
-        scope: scope(plan, stage, index, run_dir),
-        stage,
-        index,
-    };
+    let expand = Expand::new(plan, stage, index, run_dir);
     let outputs = stage
         .outputs
         .iter()
@@ -142,14 +139,31 @@ fn scope(plan: &Plan, stage: &Stage, index: u32, run_dir: &Path) -> Scope {
 
 /// The templates of one task.
 struct Expand<'p> {
-    scope: Scope,
+    plan: &'p Plan,
     stage: &'p Stage,
     index: u32,
+    run_dir: &'p Path,
+    /// Made for the first template that has an expression: all data sets with all of their files are in it.
+    scope: OnceCell<Scope>,
 }
 
-impl Expand<'_> {
+impl<'p> Expand<'p> {
+    fn new(plan: &'p Plan, stage: &'p Stage, index: u32, run_dir: &'p Path) -> Expand<'p> {
+        Expand {
+            plan,
+            stage,
+            index,
+            run_dir,
+            scope: OnceCell::new(),
+        }
+    }
+
     fn text(&self, what: &'static str, template: &Template) -> Result<String, TaskError> {
-        template::render(&template.0, &self.scope).map_err(|source| TaskError::Template {
+        if template::is_literal(&template.0) {
+            return Ok(template.0.clone());
+        }
+        let scope = self.scope.get_or_init(|| scope(self.plan, self.stage, self.index, self.run_dir));
+        template::render(&template.0, scope).map_err(|source| TaskError::Template {
             stage: self.stage.name.clone(),
             index: self.index,
             what,
@@ -213,11 +227,7 @@ fn needed(plan: &Plan, stage: &StagePlan, run_dir: &Path) -> Result<Vec<PathBuf>
         if parent.outputs.is_empty() {
             continue;
         }
-        let expand = Expand {
-            scope: scope(plan, parent, 0, run_dir),
-            stage: parent,
-            index: 0,
-        };
+        let expand = Expand::new(plan, parent, 0, run_dir);
         for output in &parent.outputs {
             let shared = expand.text("an output", &Template(shared_part(&output.0, parent.array.as_ref())))?;
             let folder = absolute(&plan.dir, binds::fixed_folder(&shared));

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -61,12 +62,11 @@ pub fn spawn_host(program: &HostProgram) -> io::Result<HostRunning> {
     let (argv, cwd) = (c_strings(program.argv)?, CString::new(program.cwd.as_os_str().as_bytes())?);
     let env = c_strings(program.env.iter().map(|(name, value)| format!("{name}={value}")))?;
     let (argv, env) = (Words::new(&argv), Words::new(&env));
-    let null = File::open("/dev/null")?;
-    let streams = [
-        program.stdin.unwrap_or(&null).as_raw_fd(),
-        program.stdout.as_raw_fd(),
-        program.stderr.as_raw_fd(),
-    ];
+    let stdin = match program.stdin {
+        Some(file) => file,
+        None => null()?,
+    };
+    let streams = [stdin.as_raw_fd(), program.stdout.as_raw_fd(), program.stderr.as_raw_fd()];
     // Those below would be overwritten before they are copied.
     debug_assert!(streams.iter().all(|&fd| fd > 2));
     let parent = getpid();
@@ -112,6 +112,15 @@ impl HostRunning {
             io: None,
         };
         Ok(Exit { status, usage })
+    }
+}
+
+/// An empty standard input: one for all, as it has no position.
+fn null() -> io::Result<&'static File> {
+    static NULL: OnceLock<File> = OnceLock::new();
+    match NULL.get() {
+        Some(file) => Ok(file),
+        None => File::open("/dev/null").map(|file| NULL.get_or_init(|| file)),
     }
 }
 

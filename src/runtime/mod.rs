@@ -72,6 +72,6 @@ pub use program::{NoProgram, find_program};
 pub use scif::{App, AppError, app, apps};
 pub use serve::best_image_access;
 pub use spawn::{Running, Stdio, Stream, spawn, spawn_on_terminal, spawn_rank, spawn_with};
-pub use sys::copy_of as inherited_copy;
+pub use sys::{copy_of as inherited_copy, is_open_here_alone};
 pub use terminal::{Raw, Terminal, size_of};
 pub use wire::RANK_SOCKET;

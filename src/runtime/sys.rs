@@ -13,6 +13,22 @@ use super::exit::Status;
 
 type Result<T> = nix::Result<T>;
 
+/// Whether a file that is open for writing alone is open nowhere else: a copy of the descriptor, here or in a child, does not
+/// count. `false` as well where the file system cannot tell, as those of networks.
+pub fn is_open_here_alone(file: &std::fs::File) -> bool {
+    /// `asm-generic/fcntl.h`
+    const F_SETSIG: libc::c_int = 10;
+    let fd = file.as_raw_fd();
+    // A lease to write is given to whoever is alone (fcntl(2)), and given back at once. Somebody who opens the file in this
+    // moment waits, and has a signal sent, which is to be one that nobody minds.
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) == 0
+    }
+}
+
 /// Which side of a fork this is.
 pub enum Side {
     Parent(Pid),

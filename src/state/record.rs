@@ -4,6 +4,7 @@
 //! back its neighbours' slots of the same page, and shows it to other hosts. Where one process runs all of a stage's tasks
 //! it keeps the file open, and what it writes is on disk a moment later ([`Records::keep_open`]).
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -253,9 +254,10 @@ fn parse(slot: &[u8]) -> Option<Record> {
 }
 
 fn slot(record: &Record) -> [u8; SLOT] {
-    let mut record = record.clone();
-    let mut text = serde_json::to_vec(&record).expect("a record has no maps with odd keys");
+    let mut text = serde_json::to_vec(record).expect("a record has no maps with odd keys");
+    let mut record = Cow::Borrowed(record);
     while text.len() > SLOT - 1 {
+        let record = record.to_mut();
         // A character takes one to six bytes of JSON: cut by the least that can be enough, until it fits.
         let characters = record.message.chars().count();
         if characters == 0 {
@@ -264,7 +266,7 @@ fn slot(record: &Record) -> [u8; SLOT] {
         }
         let cut = (text.len() - (SLOT - 1)).div_ceil(6);
         record.message = record.message.chars().take(characters.saturating_sub(cut)).collect();
-        text = serde_json::to_vec(&record).expect("as above");
+        text = serde_json::to_vec(record).expect("as above");
     }
     let mut slot = [b' '; SLOT];
     slot[..text.len()].copy_from_slice(&text);

@@ -27,6 +27,11 @@ pub(crate) fn literal(text: &str) -> Template {
     Template(text.replace(OPEN, "${{ \"${{\" }}"))
 }
 
+/// Whether a template comes out as it stands.
+pub(crate) fn is_literal(text: &str) -> bool {
+    !text.contains(OPEN)
+}
+
 /// What is wrong with a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use dvrun::engine::slurm::{Limits, Missing, SlurmProfile, SubmitError, cancel, check, given_up, scripts, wait};
+use dvrun::engine::slurm::{
+    Hold, Limits, Missing, SlurmProfile, SubmitError, Submitter, cancel, check, given_up, hold, intents, scripts, wait,
+};
 use dvrun::engine::{RunState, TaskState, status};
 use dvrun::plan::TaskSet;
 use dvrun::state::{Event, Journal, Outcome};
+use dvrun::workflow::StageName;
 
 use super::fake::{Fake, name, submit_elsewhere};
 use super::{Work, record, stage};
@@ -61,6 +64,65 @@ fn refusals_and_limits_stop_and_say_how_far_it_got() {
         assert_eq!(work.submit(&fake.slurm).unwrap().stages.len(), 3);
         assert_eq!(fake.jobs().len(), 3);
     }
+}
+
+/// A graph of independent stages whose submission was killed at the third job: the fourth to the last were never tried.
+fn killed_at_the_third() -> (Work, Fake) {
+    let work = Work::new((0..40).map(|number| stage(&format!("s{number}"), &[], None)));
+    let fake = Fake::new(&work);
+    fake.faults("sbatch", &["ok", "ok", "submitted-kill"]);
+    assert!(!submit_elsewhere(&work, &fake));
+    assert_eq!((fake.jobs().len(), open(&work)), (3, 38));
+    (work, fake)
+}
+
+fn open(work: &Work) -> usize {
+    intents(&Journal::read(&work.run.journal_path()).unwrap()).len()
+}
+
+#[test]
+fn all_that_was_meant_is_asked_after_at_once() {
+    let (work, fake) = killed_at_the_third();
+    // What has ended is in the accounts alone.
+    fake.set_state("103", "COMPLETED");
+    fake.forget("103");
+    let status = status(&work.run, &work.plan, Some(&fake.slurm)).unwrap();
+    let said = status.problems.join("\n");
+    assert_eq!(
+        said,
+        "stages s2, s3, s4 and 35 more: whether a job was submitted is not known yet; submitting again finds out"
+    );
+    let before = (fake.calls("squeue"), fake.calls("sacct"));
+    let again = work.submit(&fake.slurm).unwrap();
+    assert!(again.stopped.is_none() && again.missing.is_empty(), "{again:?}");
+    assert!(fake.calls("squeue") - before.0 < 10 && fake.calls("sacct") - before.1 < 5);
+    assert_eq!((fake.jobs().len(), open(&work)), (40, 0));
+    assert_eq!(again.stages[2].jobs, ["103"]);
+}
+
+#[test]
+fn what_was_never_tried_is_not_looked_for() {
+    let work = Work::new((0..9).map(|number| stage(&format!("s{number}"), &[], None)));
+    let fake = Fake::new(&work);
+    fake.faults("sbatch", &["ok", "limit"]);
+    assert!(work.submit(&fake.slurm).unwrap().stopped.is_some());
+    assert_eq!(open(&work), 0);
+    let sacct = fake.calls("sacct");
+    assert_eq!(work.submit(&fake.slurm).unwrap().stages.len(), 9);
+    assert_eq!((fake.jobs().len(), fake.calls("sacct")), (9, sacct));
+}
+
+#[test]
+fn whoever_cancels_or_holds_says_nothing_of_what_another_is_about_to_submit() {
+    let (work, fake) = killed_at_the_third();
+    let all: BTreeSet<StageName> = work.plan.stages.keys().cloned().collect();
+    hold(&work.run, &fake.slurm, &all, Hold::Release).unwrap();
+    assert_eq!(open(&work), 37, "the third is there, and may be held");
+    let patience = Duration::from_secs(10);
+    let cancelled = cancel(&work.run, &fake.slurm, &all, Submitter::Perhaps, patience).unwrap();
+    assert_eq!((cancelled.jobs.len(), cancelled.to_come, open(&work)), (3, 37, 37));
+    let cancelled = cancel(&work.run, &fake.slurm, &all, Submitter::Gone, patience).unwrap();
+    assert_eq!((cancelled.jobs.len(), cancelled.to_come, open(&work)), (0, 0, 0));
 }
 
 #[test]
@@ -289,9 +351,22 @@ fn cancel_ends_what_an_interrupted_submission_left_behind() {
     fake.faults("sbatch", &["submitted-kill"]);
     assert!(!submit_elsewhere(&work, &fake));
     fake.faults("scancel", &["down"]);
-    let cancelled = cancel(&work.run, &fake.slurm, &BTreeSet::from([name("a")]), Duration::ZERO);
+    let cancelled = cancel(
+        &work.run,
+        &fake.slurm,
+        &BTreeSet::from([name("a")]),
+        Submitter::Gone,
+        Duration::ZERO,
+    );
     assert!(cancelled.is_err(), "{cancelled:?}");
-    let cancelled = cancel(&work.run, &fake.slurm, &BTreeSet::from([name("a")]), Duration::from_secs(10)).unwrap();
+    let cancelled = cancel(
+        &work.run,
+        &fake.slurm,
+        &BTreeSet::from([name("a")]),
+        Submitter::Gone,
+        Duration::from_secs(10),
+    )
+    .unwrap();
     assert_eq!((cancelled.jobs.len(), cancelled.tasks), (1, 2), "{cancelled:?}");
     let seen = status(&work.run, &work.plan, None).unwrap();
     assert_eq!(seen.stages[&name("a")].counts, BTreeMap::from([(TaskState::Cancelled, 2)]));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
-use dvrun::engine::slurm::{Missing, Slurm, SlurmProfile, SubmitError, cancel, sweep, wait, with_dependants};
+use dvrun::engine::slurm::{Missing, Slurm, SlurmProfile, SubmitError, Submitter, cancel, sweep, wait, with_dependants};
 use dvrun::engine::{RunState, RunStatus, TaskState, status};
 use dvrun::state::Outcome;
 use dvrun::workflow::units::Bytes;
@@ -43,7 +43,10 @@ pub fn end(work: &Work, slurm: &Slurm) -> RunStatus {
 /// Ends what a test leaves in the queue.
 pub fn clear(work: &Work, slurm: &Slurm) {
     let all = work.plan.stages.keys().cloned().collect();
-    assert_eq!(cancel(&work.run, slurm, &all, PATIENCE).unwrap().lingering, Vec::<String>::new());
+    assert_eq!(
+        cancel(&work.run, slurm, &all, Submitter::Gone, PATIENCE).unwrap().lingering,
+        Vec::<String>::new()
+    );
 }
 
 /// Until `is` holds of the status. There is no other way to see what a queue does.
@@ -195,7 +198,7 @@ fn cancelled_jobs_are_gone_and_recorded() {
     });
     let stages = with_dependants(&work.plan, &[name("a")]);
     assert_eq!(stages, BTreeSet::from([name("a"), name("b")]));
-    let cancelled = cancel(&work.run, &slurm, &stages, PATIENCE).unwrap();
+    let cancelled = cancel(&work.run, &slurm, &stages, Submitter::Gone, PATIENCE).unwrap();
     assert_eq!(
         (cancelled.jobs.len(), cancelled.tasks, cancelled.lingering.len()),
         (2, 3, 0),

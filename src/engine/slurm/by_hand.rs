@@ -8,10 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::journal::{Intent, SubmittedJob};
+use super::noted::Noted;
 use super::parents::{Dependency, Parent, dependency};
 use super::profile::SlurmProfile;
 use super::script::{Limits, Program, job_name, scripts, shell_word};
-use super::submit::{SubmitError, append, token};
+use super::submit::{SubmitError, intent};
 use crate::plan::Plan;
 use crate::state::{Event, RunDir};
 
@@ -41,7 +42,7 @@ pub fn by_hand(
         })
     };
     made(folder)?;
-    let mut journal = run.journal()?;
+    let mut journal = Noted::new(run.journal()?);
     let mut written = Vec::new();
     let mut parents: BTreeMap<_, Parent> = BTreeMap::new();
     let mut all = String::from(
@@ -61,13 +62,8 @@ pub fn by_hand(
         let mut jobs: Vec<SubmittedJob> = Vec::new();
         let limited = stage.stage.array.as_ref().is_some_and(|array| array.max_parallel.is_some());
         for script in scripts {
-            let intent = Intent {
-                token: token(),
-                stage: name.clone(),
-                tasks: script.chunk.tasks.clone(),
-                offset: script.chunk.offset,
-            };
-            append(&mut journal, &intent.event())?;
+            let intent = intent(&script);
+            journal.intend([&intent])?;
             let job_name = job_name(plan, name);
             let named = format!(
                 "#SBATCH --job-name={job_name}.{token}\n#SBATCH --comment=dvrun:{token}\n",

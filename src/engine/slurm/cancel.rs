@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::{CallError, Slurm, call};
-use super::journal::{SubmittedJob, by_stage, jobs};
+use super::journal::{SubmittedJob, by_stage, intents, jobs};
 use super::query::{JobTask, States, active, queue};
-use super::reconcile::reconcile;
+use super::reconcile::{Submitter, adopt, settle};
 use super::submit::SubmitError;
 use crate::plan::Plan;
 use crate::state::{Event, Journal, Outcome, Record, RunDir};
@@ -28,6 +28,8 @@ pub struct Cancelled {
     pub tasks: u32,
     /// Jobs that still had not gone when the time for it was over.
     pub lingering: Vec<String>,
+    /// How many jobs are about to be submitted by a process that lives.
+    pub to_come: usize,
 }
 
 /// Why jobs could not be ended.
@@ -79,18 +81,30 @@ pub fn with_dependants(plan: &Plan, stages: &[StageName]) -> BTreeSet<StageName>
 ///
 /// # Errors
 /// Where Slurm or the run folder fails. What was ended till then stays ended; calling again goes on.
-pub fn cancel(run: &RunDir, slurm: &Slurm, stages: &BTreeSet<StageName>, patience: Duration) -> Result<Cancelled, CancelError> {
+pub fn cancel(
+    run: &RunDir,
+    slurm: &Slurm,
+    stages: &BTreeSet<StageName>,
+    submitter: Submitter,
+    patience: Duration,
+) -> Result<Cancelled, CancelError> {
+    let settled = match submitter {
+        // A job that nobody knows of must not survive.
+        Submitter::Gone => settle(run, slurm),
+        Submitter::Perhaps => adopt(run, slurm),
+    };
+    settled.map_err(|source| CancelError::Jobs { source })?;
     let mut journal = run.journal().map_err(|source| CancelError::Jobs { source: source.into() })?;
     let path = run.journal_path();
-    let mut events = Journal::read(&path).map_err(at("read", path))?;
-    // A job that nobody knows of must not survive.
-    reconcile(run, slurm, &mut journal, &mut events).map_err(|source| CancelError::Jobs { source })?;
+    let events = Journal::read(&path).map_err(at("read", path))?;
+    let to_come = intents(&events).iter().filter(|intent| stages.contains(&intent.stage)).count();
     let ours: Vec<SubmittedJob> = jobs(&events).into_iter().filter(|job| stages.contains(&job.intent.stage)).collect();
     let active = active(&ask(slurm, &ours)?);
-    end(run, slurm, &mut journal, &ours, &active, patience, |record| {
+    let cancelled = end(run, slurm, &mut journal, &ours, &active, patience, |record| {
         record.message = "cancelled".to_owned();
         record.outcome = Outcome::Cancelled;
-    })
+    })?;
+    Ok(Cancelled { to_come, ..cancelled })
 }
 
 /// Ends the jobs that wait for what cannot happen any more, and what waits for them.

@@ -8,7 +8,7 @@ use super::call::{CallError, Slurm, call};
 use super::cancel::CancelError;
 use super::journal::{SubmittedJob, jobs};
 use super::query::queue;
-use super::reconcile::settle;
+use super::reconcile::adopt;
 use crate::state::{Journal, RunDir};
 use crate::workflow::StageName;
 
@@ -24,7 +24,7 @@ pub enum Hold {
 /// # Errors
 /// Where Slurm or the run folder fails. What was done till then stays done.
 pub fn hold(run: &RunDir, slurm: &Slurm, stages: &BTreeSet<StageName>, what: Hold) -> Result<Vec<String>, CancelError> {
-    settle(run, slurm).map_err(|source| CancelError::Jobs { source })?;
+    adopt(run, slurm).map_err(|source| CancelError::Jobs { source })?;
     let path = run.journal_path();
     let events = Journal::read(&path).map_err(|source| CancelError::Io {
         doing: "read",

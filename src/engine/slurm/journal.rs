@@ -1,6 +1,6 @@
 //! The run's journal, read as jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::plan::TaskSet;
 use crate::state::Event;
@@ -30,15 +30,18 @@ pub struct SubmittedJob {
 
 /// Every job of the run, oldest first.
 pub fn jobs(events: &[Event]) -> Vec<SubmittedJob> {
-    let mut open = Vec::new();
+    // A whole graph may be open at once.
+    let mut open = HashMap::new();
     let mut jobs = Vec::new();
     for event in events {
         match event {
-            Event::Submitting { .. } => open.extend(intent(event)),
+            Event::Submitting { token, .. } => {
+                open.insert(token.as_str(), event);
+            }
             Event::Submitted { token, job } => {
-                if let Some(at) = open.iter().position(|intent: &Intent| intent.token == *token) {
+                if let Some(intent) = open.remove(token.as_str()).and_then(intent) {
                     jobs.push(SubmittedJob {
-                        intent: open.swap_remove(at),
+                        intent,
                         job: job.clone(),
                         partial: false,
                     });
@@ -66,17 +69,17 @@ pub fn by_stage(jobs: Vec<SubmittedJob>) -> BTreeMap<StageName, Vec<SubmittedJob
     stages
 }
 
-/// Intents whose outcome nobody wrote down: the process ended in between, or Slurm could not be asked.
+/// Intents whose outcome nobody wrote down, oldest first: they are being submitted, the process ended before it had done so, or
+/// Slurm could not be asked.
 pub fn intents(events: &[Event]) -> Vec<Intent> {
-    let mut open: Vec<Intent> = Vec::new();
+    let mut closed = HashSet::new();
     for event in events {
-        match event {
-            Event::Submitting { .. } => open.extend(intent(event)),
-            Event::Submitted { token, .. } | Event::NotSubmitted { token, .. } => open.retain(|intent| intent.token != *token),
-            _ => {}
+        if let Event::Submitted { token, .. } | Event::NotSubmitted { token, .. } = event {
+            closed.insert(token.as_str());
         }
     }
-    open
+    let intents = events.iter().filter_map(intent);
+    intents.filter(|intent| !closed.contains(intent.token.as_str())).collect()
 }
 
 /// Whether the job called `job_name` must not do task `index` of `stage` any more: its submission was given up for lost

@@ -2,9 +2,10 @@
 //!
 //! Three witnesses, in this order: the queue (which keeps a job for some minutes after its end), the run's own records
 //! (a task writes its job's id before its program starts), the accounts. Only when none of them knows the token is it
-//! certain that nothing was submitted; when one that counts cannot be asked, nothing is certain.
+//! certain that nothing was submitted; when one that counts cannot be asked, nothing is certain. Intents of a whole graph may
+//! be open: each witness is asked once for all of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::thread;
 
@@ -12,17 +13,16 @@ use super::call::{CallError, Slurm, call};
 use super::journal::{Intent, intents, jobs};
 use super::query::without_accounts;
 use super::submit::SubmitError;
-use crate::state::{Event, Journal, RunDir};
+use crate::state::{Event, Journal, Record, RunDir};
+use crate::workflow::StageName;
 
-/// What became of a submission.
+/// What became of submissions.
 #[derive(Debug)]
-pub enum Found {
-    /// This is its id.
-    Job(String),
-    /// No such job is, or was.
-    Nothing,
-    /// Slurm could not be asked.
-    Unknown(CallError),
+pub struct Search {
+    /// The jobs that were found, in the order of what was looked for.
+    pub jobs: Vec<Option<String>>,
+    /// Why the others may be there all the same. `None`: no such job is, or was.
+    pub doubt: Option<CallError>,
 }
 
 /// When the submission was tried.
@@ -34,7 +34,15 @@ pub enum When {
     Earlier,
 }
 
-/// Settles every open intent of a run that an earlier process left.
+/// Whether a living process may be about to submit what is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitter {
+    /// The caller holds the lock of the runs' folder.
+    Gone,
+    Perhaps,
+}
+
+/// Settles every open intent of a run that an earlier process left. The caller holds the lock of the runs' folder.
 ///
 /// # Errors
 /// As [`reconcile`], and what the run folder says.
@@ -55,102 +63,150 @@ pub fn adopt(run: &RunDir, slurm: &Slurm) -> Result<(), SubmitError> {
     if open.is_empty() {
         return Ok(());
     }
-    let queue = everything_queued(slurm).unwrap_or_default();
-    let mut journal = run.journal()?;
-    for intent in open {
-        let job = match job_with(&queue, &intent.token) {
-            Some(job) => Some(job),
-            None => recorded(run, &intent, &events)?,
-        };
-        if let Some(job) = job {
-            let event = Event::Submitted { token: intent.token, job };
-            journal.append(&event).map_err(|source| SubmitError::Journal {
-                path: journal.path().to_owned(),
-                source,
-            })?;
-        }
-    }
-    Ok(())
+    let queued = jobs_with(&everything_queued(slurm).unwrap_or_default(), &tokens(&open));
+    let recorded = recorded(run, &open, &events)?;
+    let found = open.into_iter().zip(queued.into_iter().zip(recorded));
+    let events: Vec<Event> = found
+        .filter_map(|(intent, (queued, recorded))| {
+            let job = queued.or(recorded)?;
+            Some(Event::Submitted { token: intent.token, job })
+        })
+        .collect();
+    write(&mut run.journal()?, &events)
 }
 
-/// Settles every open intent of the journal, and writes down what was found. `events` grows by what is written.
+/// Settles every open intent of the journal, and writes down what was found. `events` grows by what is written. The caller holds
+/// the lock of the runs' folder: nobody else is about to submit what is not there.
 ///
 /// # Errors
-/// [`SubmitError::Unknown`] where Slurm cannot be asked: nothing may be submitted before that is known.
+/// [`SubmitError::Unknown`] where Slurm cannot be asked: nothing may be submitted before that is known. What is known by then is
+/// written.
 pub fn reconcile(run: &RunDir, slurm: &Slurm, journal: &mut Journal, events: &mut Vec<Event>) -> Result<(), SubmitError> {
-    for intent in intents(events) {
-        let found = match recorded(run, &intent, events)? {
-            Some(job) => Found::Job(job),
-            None => find(run, slurm, &intent.token, When::Earlier)?,
-        };
-        let event = match found {
-            Found::Job(job) => Event::Submitted { token: intent.token, job },
-            Found::Nothing => Event::NotSubmitted {
-                token: intent.token,
-                message: "the submitting process ended before Slurm had the job".to_owned(),
-            },
-            Found::Unknown(source) => {
-                return Err(SubmitError::Unknown {
-                    stage: intent.stage,
-                    source,
-                });
-            }
-        };
-        journal.append(&event).map_err(|source| SubmitError::Journal {
-            path: journal.path().to_owned(),
-            source,
-        })?;
-        events.push(event);
+    let open = intents(events);
+    let recorded = recorded(run, &open, events)?;
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for (intent, job) in open.into_iter().zip(recorded) {
+        match job {
+            Some(job) => known.push(Event::Submitted { token: intent.token, job }),
+            None => unknown.push(intent),
+        }
     }
-    Ok(())
+    let mut problem = None;
+    if !unknown.is_empty() {
+        let Search { jobs, doubt } = find(run, slurm, &tokens(&unknown), When::Earlier)?;
+        let mut in_doubt = None;
+        for (Intent { token, stage, .. }, job) in unknown.into_iter().zip(jobs) {
+            match job {
+                Some(job) => known.push(Event::Submitted { token, job }),
+                None if doubt.is_some() => in_doubt = in_doubt.or(Some(stage)),
+                None => known.push(Event::NotSubmitted {
+                    token,
+                    message: "the submitting process ended before Slurm had the job".to_owned(),
+                }),
+            }
+        }
+        problem = in_doubt.zip(doubt);
+    }
+    write(journal, &known)?;
+    events.extend(known);
+    match problem {
+        Some((stage, source)) => Err(SubmitError::Unknown { stage, source }),
+        None => Ok(()),
+    }
 }
 
-/// A job id in the records of the intent's tasks that no journal line explains.
-fn recorded(run: &RunDir, intent: &Intent, events: &[Event]) -> Result<Option<String>, SubmitError> {
-    let known: BTreeSet<String> = jobs(events).into_iter().map(|job| job.job).collect();
-    let records = run.records(&intent.stage);
-    let count = intent.tasks.ranges().last().map_or(0, |range| range.1.saturating_add(1));
-    let read = records.read(count).map_err(|source| SubmitError::Records {
-        path: records.path().to_owned(),
-        source,
-    })?;
-    let recorded = intent
-        .tasks
+fn write(journal: &mut Journal, events: &[Event]) -> Result<(), SubmitError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let written = events
         .iter()
-        .filter_map(|index| read.get(index as usize)?.as_ref()?.job.as_deref());
-    Ok(recorded.map(base).find(|job| !known.contains(*job)).map(str::to_owned))
+        .try_for_each(|event| journal.note(event))
+        .and_then(|()| journal.sync());
+    written.map_err(|source| SubmitError::Journal {
+        path: journal.path().to_owned(),
+        source,
+    })
+}
+
+fn tokens(intents: &[Intent]) -> Vec<&str> {
+    intents.iter().map(|intent| intent.token.as_str()).collect()
+}
+
+/// For each of `open` a job id in the records of its tasks that no journal line explains.
+fn recorded(run: &RunDir, open: &[Intent], events: &[Event]) -> Result<Vec<Option<String>>, SubmitError> {
+    let known: BTreeSet<String> = jobs(events).into_iter().map(|job| job.job).collect();
+    // Each stage's once, up to the last of its tasks that counts.
+    let mut counts: BTreeMap<&StageName, u32> = BTreeMap::new();
+    for intent in open {
+        let last = intent.tasks.ranges().last().map_or(0, |range| range.1.saturating_add(1));
+        let count = counts.entry(&intent.stage).or_default();
+        *count = last.max(*count);
+    }
+    let mut read: BTreeMap<&StageName, Vec<Option<Record>>> = BTreeMap::new();
+    for (stage, count) in counts {
+        let records = run.records(stage);
+        let all = records.read(count).map_err(|source| SubmitError::Records {
+            path: records.path().to_owned(),
+            source,
+        })?;
+        read.insert(stage, all);
+    }
+    let job = |intent: &Intent| {
+        let records = &read[&intent.stage];
+        let mut jobs = intent
+            .tasks
+            .iter()
+            .filter_map(|index| Some(base(records.get(index as usize)?.as_ref()?.job.as_deref()?)));
+        jobs.find(|job| !known.contains(*job)).map(str::to_owned)
+    };
+    Ok(open.iter().map(job).collect())
 }
 
 fn base(job: &str) -> &str {
     job.split('_').next().unwrap_or(job)
 }
 
-/// Looks for the job whose name or comment holds `token`.
-pub fn find(run: &RunDir, slurm: &Slurm, token: &str, when: When) -> Result<Found, SubmitError> {
+/// Looks for the jobs whose names or comments hold these tokens.
+///
+/// # Errors
+/// What the run folder says.
+pub fn find(run: &RunDir, slurm: &Slurm, tokens: &[&str], when: When) -> Result<Search, SubmitError> {
     const TRIES: u32 = 3;
-    let mut unknown = None;
+    let mut jobs: Vec<Option<String>> = vec![None; tokens.len()];
+    let add = |jobs: &mut Vec<Option<String>>, text: &str| {
+        for (job, found) in jobs.iter_mut().zip(jobs_with(text, tokens)) {
+            *job = job.take().or(found);
+        }
+    };
+    let mut doubt = None;
     for attempt in 0..TRIES {
         if attempt > 0 {
             thread::sleep(slurm.settle);
         }
-        match queued(slurm, token) {
-            Ok(Some(job)) => return Ok(Found::Job(job)),
-            Ok(None) => unknown = None,
-            Err(error) => unknown = Some(error),
+        doubt = match everything_queued(slurm) {
+            Ok(text) => {
+                add(&mut jobs, &text);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        if jobs.iter().all(Option::is_some) {
+            return Ok(Search { jobs, doubt: None });
         }
     }
-    match (unknown, accounted(run, slurm, token)?) {
-        (_, Found::Job(job)) => Ok(Found::Job(job)),
-        (Some(error), _) => Ok(Found::Unknown(error)),
-        (None, Found::Unknown(error)) if when == When::Earlier => Ok(Found::Unknown(error)),
-        (None, _) => Ok(Found::Nothing),
+    match accounts(run, slurm)? {
+        Ok(text) => add(&mut jobs, &text),
+        Err(error) if when == When::Earlier => doubt = doubt.or(Some(error)),
+        Err(_) => {}
     }
+    Ok(Search { jobs, doubt })
 }
 
 /// Among all jobs of this user that the controller still knows. Asked for by user rather than by name: a site may
 /// change names or comments at submission, hardly both.
 pub fn queued(slurm: &Slurm, token: &str) -> Result<Option<String>, CallError> {
-    Ok(job_with(&everything_queued(slurm)?, token))
+    Ok(jobs_with(&everything_queued(slurm)?, &[token]).pop().flatten())
 }
 
 fn everything_queued(slurm: &Slurm) -> Result<String, CallError> {
@@ -159,9 +215,10 @@ fn everything_queued(slurm: &Slurm) -> Result<String, CallError> {
     call(slurm, &slurm.squeue, &args)
 }
 
-fn accounted(run: &RunDir, slurm: &Slurm, token: &str) -> Result<Found, SubmitError> {
+/// All jobs of this user since the run began. Nothing where the cluster keeps no accounts.
+fn accounts(run: &RunDir, slurm: &Slurm) -> Result<Result<String, CallError>, SubmitError> {
     let Some(sacct) = &slurm.sacct else {
-        return Ok(Found::Nothing);
+        return Ok(Ok(String::new()));
     };
     let info = run.info()?;
     // Dates are in the cluster's local time: two days are enough for any zone, and for clocks that differ.
@@ -169,20 +226,26 @@ fn accounted(run: &RunDir, slurm: &Slurm, token: &str) -> Result<Found, SubmitEr
     let since = since.strftime("%Y-%m-%d").to_string();
     let user = slurm.user.to_string();
     let args = ["-X", "-P", "-n", "-u", &user, "-S", &since, "--format=JobID,JobName,Comment"].map(OsStr::new);
-    Ok(match without_accounts(call(slurm, sacct, &args)) {
-        Ok(text) => match job_with(&text.unwrap_or_default(), token) {
-            Some(job) => Found::Job(job),
-            None => Found::Nothing,
-        },
-        Err(error) => Found::Unknown(error),
-    })
+    Ok(without_accounts(call(slurm, sacct, &args)).map(Option::unwrap_or_default))
 }
 
-/// The id at the start of the line that holds `token`.
-fn job_with(text: &str, token: &str) -> Option<String> {
-    let line = text.lines().find(|line| line.contains(token))?;
-    let id = base(line.split('|').next()?.trim());
-    (!id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())).then(|| id.to_owned())
+/// For each token the id at the start of the first line that holds it. There may be thousands of either: each line is gone
+/// through once.
+fn jobs_with(text: &str, tokens: &[&str]) -> Vec<Option<String>> {
+    let places: HashMap<&[u8], usize> = tokens.iter().enumerate().map(|(place, token)| (token.as_bytes(), place)).collect();
+    let lengths: BTreeSet<usize> = places.keys().map(|token| token.len()).collect();
+    let mut jobs: Vec<Option<String>> = vec![None; tokens.len()];
+    for line in text.lines() {
+        let id = base(line.split('|').next().unwrap_or_default().trim());
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let words = lengths.iter().flat_map(|&length| line.as_bytes().windows(length));
+        for place in words.filter_map(|word| places.get(word)) {
+            jobs[*place].get_or_insert_with(|| id.to_owned());
+        }
+    }
+    jobs
 }
 
 #[cfg(test)]
@@ -192,9 +255,9 @@ mod tests {
     #[test]
     fn a_job_is_found_by_name_or_comment() {
         let text = "12|other|x\n13|renamed-by-site|dvrun:k2m4\n14_[0-3]|a|b.call.zz99|null\n";
-        assert_eq!(job_with(text, "k2m4").as_deref(), Some("13"));
-        assert_eq!(job_with(text, "zz99").as_deref(), Some("14"));
-        assert_eq!(job_with(text, "none"), None);
-        assert_eq!(job_with("banner k2m4\n", "k2m4"), None);
+        let found = |text, tokens: &[&str]| jobs_with(text, tokens);
+        let some = |id: &str| Some(id.to_owned());
+        assert_eq!(found(text, &["k2m4", "none", "zz99"]), [some("13"), None, some("14")]);
+        assert_eq!(found("banner k2m4\n", &["k2m4"]), [None]);
     }
 }

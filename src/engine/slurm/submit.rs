@@ -1,6 +1,6 @@
 //! The graph → jobs, each exactly once.
 //!
-//! Before each `sbatch` the journal says what is about to be submitted, after it under which id. Whatever goes wrong in
+//! Before the first `sbatch` the journal says what is about to be submitted, after each under which id. Whatever goes wrong in
 //! between, the next call settles it ([`reconcile`]) before it goes on with what is left.
 
 use std::collections::BTreeMap;
@@ -12,12 +12,13 @@ use std::path::PathBuf;
 
 use super::call::{CallError, Slurm, call, is_unreachable};
 use super::journal::{Intent, SubmittedJob, by_stage, jobs};
+use super::noted::Noted;
 use super::parents::{Dependency, Needed, Parent, dependency, standing};
 use super::profile::SlurmProfile;
-use super::reconcile::{Found, When, find, queued, reconcile};
+use super::reconcile::{Search, When, find, queued, reconcile};
 use super::script::{Limits, Program, Script, ScriptError, job_name, scripts};
 use crate::plan::{Plan, StagePlan, TaskSet};
-use crate::state::{Event, Journal, RunDir, StateError};
+use crate::state::{Journal, RunDir, StateError};
 use crate::workflow::StageName;
 
 /// How often a submission is tried that certainly did not reach the controller.
@@ -133,13 +134,16 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
     let mut submission = Submission::default();
     let earlier = by_stage(jobs(&events));
     // All before the first job: between two jobs each would wait for the disk.
-    let mut written: BTreeMap<&StageName, Result<Vec<Script>, SubmitError>> = BTreeMap::new();
+    let mut written: BTreeMap<&StageName, Result<Vec<(Script, Intent)>, SubmitError>> = BTreeMap::new();
     for (name, stage) in &plan.stages {
         let left = left(&stage.todo, earlier.get(name).map_or(&[], Vec::as_slice));
         if !left.is_empty() {
             written.insert(name, submitter.write(stage, &left));
         }
     }
+    let mut journal = Noted::new(journal);
+    let scripts = plan.stages.keys().filter_map(|name| written.get(name)?.as_ref().ok());
+    journal.intend(scripts.flatten().map(|(_, intent)| intent))?;
     // How the stages stand that the ones after them need.
     let mut parents: BTreeMap<StageName, Parent> = BTreeMap::new();
     for (name, stage) in &plan.stages {
@@ -167,7 +171,7 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
             (None, Dependency::Missing(why)) => Some(why),
             (None, Dependency::Jobs(needs)) => {
                 submission.stopped = scripts
-                    .and_then(|scripts| submitter.stage(stage, &scripts, &needs, parent.open(), &mut journal, &mut new))
+                    .and_then(|scripts| submitter.stage(stage, scripts, &needs, parent.open(), &mut journal, &mut new))
                     .err();
                 submission.stopped.as_ref().map(|_| Missing::Stopped)
             }
@@ -183,7 +187,7 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
         }
         parents.insert(name.clone(), parent);
     }
-    journal.sync().map_err(|source| SubmitError::Journal { path, source })?;
+    journal.close()?;
     Ok(submission)
 }
 
@@ -213,6 +217,16 @@ pub fn setting<'a>(config: &'a str, key: &str) -> Option<&'a str> {
     line.split_once('=').map(|(_, value)| value.trim())
 }
 
+/// What became of a submission that gave no id.
+enum Found {
+    /// This is its id.
+    Job(String),
+    /// No such job is, or was.
+    Nothing,
+    /// Slurm could not be asked.
+    Unknown(CallError),
+}
+
 struct Submitter<'a> {
     run: &'a RunDir,
     plan: &'a Plan,
@@ -223,8 +237,8 @@ struct Submitter<'a> {
 }
 
 impl Submitter<'_> {
-    /// Writes the scripts of the tasks `left` of a stage into the run folder.
-    fn write(&self, stage: &StagePlan, left: &TaskSet) -> Result<Vec<Script>, SubmitError> {
+    /// Writes the scripts of the tasks `left` of a stage into the run folder; with what is meant to be done with each.
+    fn write(&self, stage: &StagePlan, left: &TaskSet) -> Result<Vec<(Script, Intent)>, SubmitError> {
         let name = &stage.stage.name;
         let failed = |path: PathBuf| move |source| SubmitError::Write { path, source };
         // Slurm drops the output of a job whose log folder is missing.
@@ -240,45 +254,45 @@ impl Submitter<'_> {
             let text = std::mem::take(&mut script.text);
             fs::write(&script.path, text).map_err(failed(script.path.clone()))?;
         }
-        Ok(scripts)
+        Ok(scripts
+            .into_iter()
+            .map(|script| {
+                let intent = intent(&script);
+                (script, intent)
+            })
+            .collect())
     }
 
     /// Submits the scripts of a stage, of whose jobs `before` are active; `jobs` grows by each job that Slurm took.
     fn stage(
         &self,
         stage: &StagePlan,
-        scripts: &[Script],
+        scripts: Vec<(Script, Intent)>,
         needs: &[Needed],
         before: &[SubmittedJob],
-        journal: &mut Journal,
+        journal: &mut Noted,
         jobs: &mut Vec<SubmittedJob>,
     ) -> Result<(), SubmitError> {
         let limited = stage.stage.array.as_ref().is_some_and(|array| array.max_parallel.is_some());
-        for script in scripts {
+        for (script, intent) in scripts {
             let mut clauses: Vec<String> = needs.iter().filter_map(|need| need.clause(&script.chunk)).collect();
             // A limit on what runs at once holds for one array: the stage's next array waits for the one before it.
             if let (true, Some(before)) = (limited, jobs.last().or(before.last())) {
                 clauses.push(format!("afterany:{}", before.job));
             }
-            jobs.push(self.script(script, &clauses.join(","), journal)?);
+            jobs.push(self.script(&script, intent, &clauses.join(","), journal)?);
         }
         Ok(())
     }
 
-    /// Submits one script, and knows afterwards whether it was.
-    fn script(&self, script: &Script, dependency: &str, journal: &mut Journal) -> Result<SubmittedJob, SubmitError> {
+    /// Submits one script, as the journal says that it is about to be, and knows afterwards whether it was.
+    fn script(&self, script: &Script, mut intent: Intent, dependency: &str, journal: &mut Noted) -> Result<SubmittedJob, SubmitError> {
         let stage = &script.stage;
         let mut tries = 1;
         loop {
-            let intent = Intent {
-                token: token(),
-                stage: stage.clone(),
-                tasks: script.chunk.tasks.clone(),
-                offset: script.chunk.offset,
-            };
-            append(journal, &intent.event())?;
+            journal.tries(&intent);
             let error = match self.sbatch(script, dependency, &intent.token) {
-                Ok(job) => return submitted(journal, intent, job),
+                Ok(job) => return journal.submitted(intent, job),
                 Err(error) => error,
             };
             let nothing_ran = matches!(error, CallError::Spawn { .. });
@@ -288,7 +302,7 @@ impl Submitter<'_> {
                 self.find(&error, &intent.token)?
             };
             match found {
-                Found::Job(job) => return submitted(journal, intent, job),
+                Found::Job(job) => return journal.submitted(intent, job),
                 Found::Unknown(source) => {
                     return Err(SubmitError::Unknown {
                         stage: stage.clone(),
@@ -297,17 +311,13 @@ impl Submitter<'_> {
                 }
                 Found::Nothing => {}
             }
-            append(
-                journal,
-                &Event::NotSubmitted {
-                    token: intent.token,
-                    message: error.to_string(),
-                },
-            )?;
+            journal.not_submitted(&intent, error.to_string())?;
             match verdict(stage, error) {
                 SubmitError::Unreachable { .. } if !nothing_ran && tries < TRIES => tries += 1,
                 error => return Err(error),
             }
+            intent = self::intent(script);
+            journal.intend([&intent])?;
         }
     }
 
@@ -319,7 +329,14 @@ impl Submitter<'_> {
                 Ok(None) => Found::Nothing,
                 Err(error) => Found::Unknown(error),
             }),
-            _ => find(self.run, self.slurm, token, When::Now),
+            _ => {
+                let Search { mut jobs, doubt } = find(self.run, self.slurm, &[token], When::Now)?;
+                Ok(match (jobs.pop().flatten(), doubt) {
+                    (Some(job), _) => Found::Job(job),
+                    (None, Some(error)) => Found::Unknown(error),
+                    (None, None) => Found::Nothing,
+                })
+            }
         }
     }
 
@@ -370,32 +387,18 @@ fn verdict(stage: &StageName, error: CallError) -> SubmitError {
     }
 }
 
-/// Noted, not synced: should the machine go down the token finds the job again.
-fn submitted(journal: &mut Journal, intent: Intent, job: String) -> Result<SubmittedJob, SubmitError> {
-    let event = Event::Submitted {
-        token: intent.token.clone(),
-        job: job.clone(),
-    };
-    journal.note(&event).map_err(|source| SubmitError::Journal {
-        path: journal.path().to_owned(),
-        source,
-    })?;
-    Ok(SubmittedJob {
-        intent,
-        job,
-        partial: false,
-    })
-}
-
-pub fn append(journal: &mut Journal, event: &Event) -> Result<(), SubmitError> {
-    journal.append(event).map_err(|source| SubmitError::Journal {
-        path: journal.path().to_owned(),
-        source,
-    })
+/// What is meant to be done with `script`.
+pub fn intent(script: &Script) -> Intent {
+    Intent {
+        token: token(),
+        stage: script.stage.clone(),
+        tasks: script.chunk.tasks.clone(),
+        offset: script.chunk.offset,
+    }
 }
 
 /// Twelve characters, as good as unique among all jobs of a cluster.
-pub fn token() -> String {
+fn token() -> String {
     let letters = std::iter::repeat_with(|| fastrand::choice(b"abcdefghjkmnpqrstvwxyz23456789"));
     letters.flatten().map(|&b| char::from(b)).take(12).collect()
 }
