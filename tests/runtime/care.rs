@@ -53,7 +53,6 @@ fn started(container: &Container) -> Started {
 }
 
 /// A process and all below it.
-/// A process and all below it.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
