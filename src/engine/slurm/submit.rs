@@ -134,7 +134,7 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
     let mut submission = Submission::default();
     let earlier = by_stage(jobs(&events));
     // All before the first job: between two jobs each would wait for the disk.
-    let mut written: BTreeMap<&StageName, Result<Vec<(Script, Intent)>, SubmitError>> = BTreeMap::new();
+    let mut written: BTreeMap<&StageName, Result<Vec<Intended>, SubmitError>> = BTreeMap::new();
     for (name, stage) in &plan.stages {
         let left = left(&stage.todo, earlier.get(name).map_or(&[], Vec::as_slice));
         if !left.is_empty() {
@@ -227,6 +227,9 @@ enum Found {
     Unknown(CallError),
 }
 
+/// A script, and what is meant to be done with it.
+type Intended = (Script, Intent);
+
 struct Submitter<'a> {
     run: &'a RunDir,
     plan: &'a Plan,
@@ -238,7 +241,7 @@ struct Submitter<'a> {
 
 impl Submitter<'_> {
     /// Writes the scripts of the tasks `left` of a stage into the run folder; with what is meant to be done with each.
-    fn write(&self, stage: &StagePlan, left: &TaskSet) -> Result<Vec<(Script, Intent)>, SubmitError> {
+    fn write(&self, stage: &StagePlan, left: &TaskSet) -> Result<Vec<Intended>, SubmitError> {
         let name = &stage.stage.name;
         let failed = |path: PathBuf| move |source| SubmitError::Write { path, source };
         // Slurm drops the output of a job whose log folder is missing.
@@ -267,7 +270,7 @@ impl Submitter<'_> {
     fn stage(
         &self,
         stage: &StagePlan,
-        scripts: Vec<(Script, Intent)>,
+        scripts: Vec<Intended>,
         needs: &[Needed],
         before: &[SubmittedJob],
         journal: &mut Noted,
