@@ -1,6 +1,6 @@
 //! The graph on this machine, or on the nodes of an allocation: as many tasks at once as their budgets allow.
 //!
-//! One thread a running task ([`super::workers`]) goes from its folders to its record. The scheduler decides what may start,
+//! One thread a running task (`workers`) goes from its folders to its record. The scheduler decides what may start,
 //! and tells tasks to end; the records are written by this one process, which keeps them open. On another node a task is a
 //! job step, which writes its own.
 
