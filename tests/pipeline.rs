@@ -1,5 +1,6 @@
 //! Whole pipelines from one file, end to end: the right answer here and on SLURM, once, whatever fails or is killed on the way.
 
+pub mod apptainer;
 mod counting;
 mod failing;
 mod killed_fetch;

@@ -61,8 +61,10 @@ pub(super) fn in_container(
     let absent = || TaskError::NoImage(image.source.clone());
     let image = image::find(image, place.image_access, &place.scratch)?.ok_or_else(absent)?;
     let scratch = private_folder(&place.scratch, rank.as_ref())?;
+    // Apptainer binds nothing into /dev: there it is the host's.
     let memory = rank
         .as_ref()
+        .filter(|_| place.runtime == Runtime::Own)
         .map(|rank| private_folder(Path::new(SHARED_MEMORY), Some(rank)))
         .transpose()?;
     let mut container = container(task, &image, binds, scratch.path(), rank.as_ref())?;
@@ -85,16 +87,23 @@ pub(super) fn in_container(
         }
         Runtime::Apptainer(program) => {
             // Not below what the program sees as /tmp.
-            let home = private_folder(&place.scratch, None)?;
+            let aside = private_folder(&place.scratch, None)?;
+            let [home, layer] = ["home", "layer"].map(|name| aside.path().join(name));
+            fs::create_dir(&home)
+                .and_then(|()| fs::create_dir(&layer))
+                .map_err(scratch_error(&place.scratch))?;
+            let lacking = runtime::mount_points(&container, &layer)?;
             let apptainer = Apptainer {
                 program,
-                home: home.path(),
+                home: &home,
+                layer: lacking.then_some(layer.as_path()),
                 environment: &place.host_env,
                 rank: rank.is_some(),
             };
             let Invocation { argv, env } = runtime::apptainer(&apptainer, &container)?;
-            let end = group_of(&argv, &env, &task.cwd, supervision, output)?;
-            closed(home, &place.scratch)?;
+            // The task's working directory is the container's, and need not be here.
+            let end = group_of(&argv, &env, Path::new("/"), supervision, output)?;
+            closed(aside, &place.scratch)?;
             end
         }
     };

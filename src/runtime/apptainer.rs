@@ -2,13 +2,16 @@
 //!
 //! The same are binds, environment, working directory, `/tmp`, HOME and exit status. What Apptainer adds is its own: some
 //! variables (`APPTAINER_NAME`, `SINGULARITY_NAME`, `PS1`), and a writable layer of 64 MiB unless its administrator says
-//! otherwise (`sessiondir max size`).
+//! otherwise (`sessiondir max size`). Ranks of a node have the host's whole `/dev`, since Apptainer gives a contained program a `/dev/shm`
+//! of its own and binds no other there.
 
+use std::fs;
 use std::path::Path;
 
-use super::container::{Container, Root, User, Writable};
+use super::container::{Container, MissingCwd, Root, User, Writable};
 use super::error::RuntimeError;
 use super::host::Invocation;
+use super::look::Tree;
 use super::mounts;
 
 /// How Apptainer is called.
@@ -17,10 +20,53 @@ pub struct Apptainer<'a> {
     pub program: &'a Path,
     /// An empty folder of the host, seen as HOME.
     pub home: &'a Path,
+    /// A folder of the host that is laid over the image: what [`mount_points`] made.
+    pub layer: Option<&'a Path>,
     /// Apptainer's own environment: who the caller is, where its tools are.
     pub environment: &'a [(String, String)],
-    /// One of several processes that share the host's IPC namespace.
+    /// One of several processes that find each other by the host's process ids, IPC namespace and `/dev/shm` (MPI).
     pub rank: bool,
+}
+
+/// What Apptainer mounts on and does not make, and the files to which it adds the caller only where they are.
+const FOLDERS: [&str; 3] = ["/dev", "/proc", "/sys"];
+const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+
+/// Makes in `folder`, which is empty, what Apptainer needs and the image lacks: one made for Docker need have no mount points.
+/// Gives whether there is anything to be laid over the image.
+///
+/// # Errors
+/// An image that cannot be looked into; a folder that cannot be written to.
+pub fn mount_points(container: &Container, folder: &Path) -> Result<bool, RuntimeError> {
+    let (Root::Folder(path) | Root::Squashfs { file: path, .. }) = &container.root;
+    let unreadable = |error: super::look::LookError| RuntimeError::Image {
+        path: path.clone(),
+        reason: error.to_string(),
+        hint: None,
+    };
+    let tree = Tree::open(&container.root).map_err(unreadable)?;
+    let bound = container.binds.iter().any(|bind| container.cwd.starts_with(&bind.target));
+    let cwd = Some(container.cwd.as_path()).filter(|_| container.missing_cwd == MissingCwd::Make && !bound);
+    let mut any = false;
+    let folders = FOLDERS.map(Path::new).into_iter().chain(cwd).map(|point| (point, true));
+    for (point, is_folder) in folders.chain(FILES.map(|point| (Path::new(point), false))) {
+        if tree.kind(point).map_err(unreadable)?.is_some() {
+            continue;
+        }
+        let place = folder.join(point.strip_prefix("/").unwrap_or(point));
+        let above = if is_folder {
+            place.as_path()
+        } else {
+            place.parent().unwrap_or(folder)
+        };
+        let made = fs::create_dir_all(above).and_then(|()| if is_folder { Ok(()) } else { fs::write(&place, "") });
+        made.map_err(|error| RuntimeError::Setup {
+            what: format!("making {}", place.display()),
+            source: (&error).into(),
+        })?;
+        any = true;
+    }
+    Ok(any)
 }
 
 /// The command that runs `container`, and its environment; its standard streams are the caller's to set.
@@ -31,12 +77,18 @@ pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<Invocatio
     mounts::check(container)?;
     let mut words = vec![text(how.program)?.to_owned()];
     // Nothing of the host but what is asked for, and no word of an argument or a variable evaluated once more.
-    words.extend(["--quiet", "exec", "--contain", "--cleanenv", "--no-eval", "--pid", "--no-umask"].map(str::to_owned));
-    if !how.rank {
-        words.push("--ipc".to_owned());
-    }
+    words.extend(["--quiet", "exec", "--cleanenv", "--no-eval", "--no-umask"].map(str::to_owned));
+    words.extend(match how.rank {
+        false => ["--contain", "--pid", "--ipc"].map(str::to_owned).to_vec(),
+        // As contained as it can be with the host's /dev/shm, by which ranks of a node speak to each other.
+        true => ["--no-mount", "tmp,hostfs,cwd,bind-paths"].map(str::to_owned).to_vec(),
+    });
     if container.writable == Writable::Tmpfs {
         words.push("--writable-tmpfs".to_owned());
+    }
+    if let Some(layer) = how.layer {
+        let layer = field("a path", text(layer)?, &[',', ':'])?;
+        words.extend(["--overlay".to_owned(), format!("{layer}:ro")]);
     }
     match &container.user {
         User::Caller => {}
@@ -140,6 +192,7 @@ mod tests {
         let how = Apptainer {
             program: Path::new("apptainer"),
             home: Path::new("/scratch/2"),
+            layer: Some(Path::new("/scratch/3")),
             environment: &[("PATH".to_owned(), "/bin".to_owned())],
             rank,
         };
@@ -150,12 +203,13 @@ mod tests {
 
     #[test]
     fn everything_is_said() {
-        let expected = "PATH=/bin|APPTAINERENV_A=$(x) , =|apptainer|--quiet|exec|--contain|--cleanenv|--no-eval|--pid|--no-umask|--ipc|--writable-tmpfs|\
-            --home|/scratch/2:/home/user|--pwd|/w|--mount|type=bind,source=/scratch/1,destination=/tmp|\
+        let expected = "PATH=/bin|APPTAINERENV_A=$(x) , =|apptainer|--quiet|exec|--cleanenv|--no-eval|--no-umask|--contain|--pid|--ipc|--writable-tmpfs|\
+            --overlay|/scratch/3:ro|--home|/scratch/2:/home/user|--pwd|/w|--mount|type=bind,source=/scratch/1,destination=/tmp|\
             --mount|type=bind,source=/scratch/1,destination=/var/tmp|--mount|type=bind,source=/w,destination=/w|\
             --mount|type=bind,\"source=/w/a,\"\"b\",destination=/w/inner,ro|/store/image/rootfs|sh|-c|echo $A";
         assert_eq!(words(&container(), false).unwrap().join("|"), expected);
-        assert!(!words(&container(), true).unwrap().contains(&"--ipc".to_owned()));
+        let rank = words(&container(), true).unwrap();
+        assert!(!rank.iter().any(|word| ["--contain", "--ipc", "--pid"].contains(&word.as_str())));
     }
 
     #[test]

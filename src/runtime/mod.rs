@@ -53,7 +53,7 @@ mod terminal;
 mod unpack;
 mod wire;
 
-pub use apptainer::{Apptainer, apptainer};
+pub use apptainer::{Apptainer, apptainer, mount_points};
 pub use container::{Container, ImageAccess, MissingCwd, Mount, Root, User, Writable};
 pub use error::{Os, RuntimeError};
 pub use exit::{Exit, Io, Status, Usage};

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Where;
 use crate::support::{Sandbox, assert_ordinary_user, checkout, finish, slurm};
 
-const ANSWER: &str = "\
+pub const ANSWER: &str = "\
 called 16
 shared 15
 only called 1
@@ -70,7 +70,7 @@ fn wrong_data_stop_it_before_anything_runs() {
 }
 
 /// Name → inode and time of change: what is equal was not written again.
-fn snapshot(folder: &Path) -> BTreeMap<String, (u64, i64, i64)> {
+pub fn snapshot(folder: &Path) -> BTreeMap<String, (u64, i64, i64)> {
     let entries = fs::read_dir(folder)
         .expect("the run made the folder")
         .map(|entry| entry.expect("it is readable"));

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use dvrun::runtime::{Apptainer, Container, Invocation, Writable, apptainer};
+use dvrun::runtime::{Apptainer, Container, Invocation, Writable, apptainer, mount_points};
 
 use super::fixture::{Fixture, bind, bind_read_only, ready, run, set_mode};
 use crate::support::{as_root, finish, lane};
@@ -14,7 +14,12 @@ use crate::support::{as_root, finish, lane};
 /// What a row asks of a container: a script, the exit status, and what it prints.
 type Row = (&'static str, i32, &'static str);
 
-const TABLE: [Row; 10] = [
+const TABLE: [Row; 11] = [
+    (
+        "test -c /dev/null && test -d /proc/self && test -d /sys/kernel && whoami >/dev/null",
+        0,
+        "",
+    ),
     (
         "cat /in/file; echo x 2>/dev/null >/in/new || echo refused",
         0,
@@ -74,8 +79,9 @@ fn container(fixture: &Fixture, script: &str) -> Container {
     container
 }
 
+/// An image without a mount point of its own.
 fn fixture() -> Fixture {
-    let fixture = Fixture::complete();
+    let fixture = Fixture::new();
     for folder in ["in", "out"] {
         fs::create_dir_all(fixture.root().join(folder)).expect("a folder of the image");
     }
@@ -126,6 +132,8 @@ fn apptainer_does_what_the_table_says_as_root() {
         );
         fs::write(&wrapper, text).expect("a program");
         fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).expect("a mode");
+        let layer = fixture.on_host("layer");
+        fs::create_dir(&layer).expect("a folder of the host");
         let environment = [
             ("PATH".to_owned(), env::var("PATH").unwrap_or_default()),
             ("PEERS_BIND".to_owned(), env::var("PEERS_BIND").unwrap_or_default()),
@@ -133,6 +141,7 @@ fn apptainer_does_what_the_table_says_as_root() {
         let how = Apptainer {
             program: &wrapper,
             home: &fixture.on_host("home"),
+            layer: mount_points(&container, &layer).expect("an image").then_some(layer.as_path()),
             environment: &environment,
             rank: false,
         };

@@ -3,6 +3,7 @@
 //! What a test needs and may not find here is a *lane*: [`lane`] says so aloud and the test returns, but under
 //! `CI=true` nothing may be absent. `tests/run` brings up all of it.
 
+mod apptainer;
 mod checkout;
 mod cluster;
 mod cutter;
@@ -17,6 +18,7 @@ mod sandbox;
 mod valve;
 mod wait;
 
+pub use apptainer::apptainer;
 pub use checkout::{binary, checkout};
 pub use cluster::Cluster;
 pub use cutter::Cutter;
