@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::kernel::Kernel;
+use super::root::{bind, handle};
 use super::sys::{self, Depth};
 
 /// The flags that `mount_setattr` and a remount number alike.
@@ -18,12 +19,33 @@ const COMMON: MsFlags = MsFlags::MS_RDONLY
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
 
-/// Puts a copy of what is mounted at `source`, with all that is mounted below it, on `point`: with `flags` (as for [`add`])
-/// from the first moment on, and without a path. Gives the root of what is there now.
+/// Puts a copy of what is mounted at `source`, with all that is mounted below it, on `point`, with `flags` (as for [`add`]). `look`
+/// finds what is where the point is. Gives the root of what is there now.
 ///
 /// # Errors
-/// ENOSYS before Linux 5.12, or what the kernel says.
-pub fn attach(source: impl AsFd, point: impl AsFd, flags: MsFlags) -> nix::Result<OwnedFd> {
+/// What the kernel says.
+pub fn put(
+    source: impl AsFd,
+    point: impl AsFd,
+    flags: MsFlags,
+    kernel: Kernel,
+    look: impl FnOnce() -> nix::Result<OwnedFd>,
+) -> nix::Result<OwnedFd> {
+    if kernel.mount_attributes {
+        match attach(&source, &point, flags) {
+            Err(Errno::ENOSYS) => {}
+            done => return done,
+        }
+    }
+    bind(&source, Path::new(&handle(&point)))?;
+    // The point's descriptor is of what is now hidden.
+    let top = look()?;
+    add(&top, flags, Depth::All, kernel)?;
+    Ok(top)
+}
+
+/// With its flags from the first moment on, and without a path. ENOSYS before Linux 5.12.
+fn attach(source: impl AsFd, point: impl AsFd, flags: MsFlags) -> nix::Result<OwnedFd> {
     debug_assert!(COMMON.contains(flags));
     let copy =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;

@@ -15,8 +15,7 @@ use super::error::RuntimeError;
 use super::inside::{self, Found, Kind};
 use super::kernel::Kernel;
 use super::mounts::{Step, What};
-use super::root::{self, STAGE, bind, handle};
-use super::sys::Depth;
+use super::root::{self, STAGE, handle};
 
 /// A step, and what of the host it needs, opened while the host can still be seen.
 pub struct Work<'a> {
@@ -135,17 +134,7 @@ impl<'a> Place<'a> {
 
     /// Puts what is at `source` on `point`, which is at `target`. Gives the root of what is there now.
     fn bound(&self, source: &OwnedFd, point: &OwnedFd, target: &Path, flags: MsFlags) -> nix::Result<OwnedFd> {
-        if self.kernel.mount_attributes {
-            match attributes::attach(source, point, flags) {
-                Err(Errno::ENOSYS) => {}
-                done => return done,
-            }
-        }
-        bind(source, Path::new(&handle(point)))?;
-        // The point's descriptor is of what is now hidden: look again.
-        let top = self.find(target)?;
-        attributes::add(&top.fd, flags, Depth::All, self.kernel)?;
-        Ok(top.fd)
+        attributes::put(source, point, flags, self.kernel, || Ok(self.find(target)?.fd))
     }
 
     /// A `/proc` of the new PID namespace. Where parts of the host's own `/proc` are covered (this host is a container

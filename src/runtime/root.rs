@@ -56,10 +56,10 @@ pub fn prepare(image: &OwnedFd, layer: &Layer, needs: &[Need<'_>], kernel: Kerne
         bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
         return seal(Access::Read, kernel);
     }
-    if folders.is_none() && kernel.mount_attributes && all_in_empty_folders(image, &missing) {
+    if folders.is_none() && all_in_empty_folders(image, &missing) {
         bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
         let root = seal(Access::Read, kernel)?;
-        cover(&root, &missing).map_err(RuntimeError::setup("covering an empty folder"))?;
+        cover(&root, &missing, kernel).map_err(RuntimeError::setup("covering an empty folder"))?;
         return Ok(root);
     }
     let refused = if kernel.overlay {
@@ -131,7 +131,7 @@ fn all_in_empty_folders(image: &OwnedFd, missing: &[Missing<'_>]) -> bool {
 }
 
 /// Lays folders in memory, with the mount points and otherwise as the image's, over those in which they are missing.
-fn cover(root: &OwnedFd, missing: &[Missing<'_>]) -> nix::Result<()> {
+fn cover(root: &OwnedFd, missing: &[Missing<'_>], kernel: Kernel) -> nix::Result<()> {
     let folders: BTreeSet<&Path> = missing.iter().map(|missing| missing.existing.as_path()).collect();
     for folder in folders {
         let point = inside::find(root.as_fd(), folder)?.fd;
@@ -140,7 +140,8 @@ fn cover(root: &OwnedFd, missing: &[Missing<'_>]) -> nix::Result<()> {
             let rest = missing.path.strip_prefix(folder).unwrap_or(&missing.path);
             inside::make(inside::find(cover.as_fd(), rest)?, missing.need.kind)?;
         }
-        attributes::attach(&cover, &point, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY;
+        attributes::put(&cover, &point, flags, kernel, || Ok(inside::find(root.as_fd(), folder)?.fd))?;
     }
     Ok(())
 }

@@ -40,6 +40,35 @@ fn a_complete_image_is_bound_and_others_get_what_they_lack() {
 }
 
 #[test]
+fn an_empty_folder_that_lacks_a_mount_point_is_covered_and_a_full_one_is_not() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::complete();
+    let home = fixture.root().join("home");
+    fs::remove_dir(home.join("user")).unwrap();
+    set_mode(&home, 0o711);
+    let script = format!(
+        "{TYPE_OF_ROOT}; stat -c %a /home; touch /home/user/new && echo own; touch /home/new 2>/dev/null || echo closed; \
+         test -e /home/other && echo other; :"
+    );
+    let answer = |kernel| run_with(&fixture.shell(&script), kernel).out;
+    let ways = [true, false].map(|mount_attributes| Kernel {
+        mount_attributes,
+        ..Kernel::default()
+    });
+    for kernel in ways {
+        let out = answer(kernel);
+        assert!(!out.contains("overlay") && out.ends_with(" ro\n711\nown\nclosed\n"), "{out}");
+    }
+    assert!(fs::read_dir(&home).unwrap().next().is_none(), "nothing is made in the image");
+    fs::write(home.join("other"), "").unwrap();
+    for kernel in ways {
+        assert_eq!(answer(kernel), "/ overlay ro\n711\nown\nclosed\nother\n");
+    }
+}
+
+#[test]
 fn all_roots_look_alike() {
     if !ready() {
         return;
