@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use dvrun::state::RunDir;
 use dvrun::workflow::StageName;
 
+use crate::pipeline::apptainer;
 use crate::support::{Sandbox, assert_ordinary_user, finish, lane, slurm};
 
 /// An OCI layout with LAMMPS (Open MPI) and `ring` (MPICH): `DVRUN_TEST_MPI`.
@@ -99,6 +100,36 @@ fn four_ranks_on_two_nodes_give_the_numbers_of_one() {
         })
         .collect();
     assert_eq!(left, Vec::<String>::new(), "the nodes' shared folders");
+}
+
+/// The same by Apptainer, where a site demands it: a container a rank under `srun --mpi=pmix`, and `mpirun` of the image here.
+#[test]
+fn ranks_by_apptainer_give_the_numbers_of_one() {
+    assert_ordinary_user();
+    let (Some(image), Some(_)) = (image(), slurm()) else { return };
+    let Some(sandbox) = apptainer::demanding() else { return };
+    sandbox.write("melt.in", MELT);
+    sandbox.write("flow.yaml", flow(&image));
+    let submit = |profile: &str, stages: &[&str]| {
+        let mut command = apptainer::dvrun(&sandbox, profile);
+        command.args(["submit", "--wait", "flow.yaml"]);
+        command.args(stages.iter().flat_map(|stage| ["--only", stage]));
+        finish(&mut command)
+    };
+    submit("site", &["one", "four"]).ok();
+    let (one, four) = (melted(&sandbox, "work/one.log"), melted(&sandbox, "work/four.log"));
+    assert_eq!(one.0, four.0);
+    assert!(!four.1.starts_with("1 by 1 by 1"), "{}", four.1);
+    submit("mpich", &["near"]).ok();
+    assert_eq!(sandbox.read("work/near.1"), "ranks 2, token 1, sum 1.500000, in one memory 2\n");
+    submit("mpich", &["broken"]).exits(1);
+    finish(apptainer::dvrun(&sandbox, "mpich").args(["explain", "broken"]))
+        .ok()
+        .says("exit status 7");
+
+    std::fs::remove_file(sandbox.work().join("work/four.log")).unwrap();
+    finish(apptainer::dvrun(&sandbox, "site").args(["run", "flow.yaml", "--only", "four"])).ok();
+    assert_eq!(melted(&sandbox, "work/four.log").0, one.0);
 }
 
 #[test]

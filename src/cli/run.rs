@@ -185,7 +185,7 @@ fn execute(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings: 
         ..place(settings.runtime, settings)?
     };
     let mut progress = |event: Progress| show::progress(run, plan, &event, global);
-    let summary = local::run(run, plan, nodes, &place, &stops, &mut progress);
+    let summary = local::run(run, plan, nodes, &place, stops, &mut progress);
     handle.close();
     listener
         .join()

@@ -126,7 +126,7 @@ pub fn run(
     plan: &Plan,
     nodes: &Nodes,
     place: &Place,
-    stop: &Receiver<Stop>,
+    stop: Receiver<Stop>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Summary, LocalError> {
     nodes.fits(plan)?;
@@ -150,7 +150,7 @@ pub fn run(
         summary: Summary::default(),
         progress,
     };
-    let scheduler = Workers::new(work, scheduler).run(stop);
+    let scheduler = Workers::new(work, scheduler, stop).run();
     let removed = spares.remove();
     let summary = scheduler.over()?;
     removed.map_err(LocalError::Logs)?;

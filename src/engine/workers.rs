@@ -2,7 +2,8 @@
 //!
 //! Each lives to the end of the run, as a program dies with the thread that started it, and so with this process. A worker
 //! whose task has ended asks the scheduler itself what is next: handing that over to another thread, and the next task back,
-//! takes as long as a short program. The thread that the run was called on sees to wishes to stop and to time limits.
+//! takes as long as a short program. It heeds wishes to stop before it asks. The thread that the run was called on sees to
+//! them while nothing ends, and to time limits.
 
 use std::io;
 use std::sync::mpsc::Receiver;
@@ -18,7 +19,7 @@ use super::watch::Watch;
 use crate::plan::StagePlan;
 use crate::state::{Record, Records};
 
-/// How soon a wish to stop is seen, and a time limit that was reached.
+/// How soon a wish to stop is seen while no task ends, and a time limit that was reached.
 const TICK: Duration = Duration::from_millis(50);
 
 /// A task for a worker.
@@ -45,17 +46,29 @@ pub(super) struct Workers<'a> {
 
 struct Desk<'a> {
     scheduler: Scheduler<'a>,
+    wishes: Receiver<Stop>,
     /// Workers that wait for a task, or are about to look for one.
     idle: usize,
     over: bool,
 }
 
+impl Desk<'_> {
+    /// Hands on the wishes to stop that have come.
+    fn heed(&mut self) {
+        while let Ok(wish) = self.wishes.try_recv() {
+            self.scheduler.heed(wish);
+        }
+    }
+}
+
 impl<'a> Workers<'a> {
-    pub fn new(work: Work<'a>, scheduler: Scheduler<'a>) -> Workers<'a> {
+    /// `wishes` are heeded as they come.
+    pub fn new(work: Work<'a>, scheduler: Scheduler<'a>, wishes: Receiver<Stop>) -> Workers<'a> {
         Workers {
             work,
             desk: Mutex::new(Desk {
                 scheduler,
+                wishes,
                 idle: 0,
                 over: false,
             }),
@@ -65,14 +78,14 @@ impl<'a> Workers<'a> {
     }
 
     /// Runs all that may run, until nothing does.
-    pub fn run(self, stop: &Receiver<Stop>) -> Scheduler<'a> {
+    pub fn run(self) -> Scheduler<'a> {
         let workers = &self;
         thread::scope(|scope| {
             let mut desk = workers.desk();
             desk.scheduler.start_what_fits();
             workers.employ(scope, &mut desk, 0);
             loop {
-                stop.try_iter().for_each(|wish| desk.scheduler.heed(wish));
+                desk.heed();
                 if desk.scheduler.is_idle() {
                     break;
                 }
@@ -110,6 +123,7 @@ impl<'a> Workers<'a> {
                 let task = given.task;
                 let record = self.work.through(given);
                 desk = self.desk();
+                desk.heed();
                 desk.scheduler.ended(task, record);
                 self.employ(scope, &mut desk, 1);
                 if desk.scheduler.is_idle() {

@@ -6,11 +6,17 @@
 //! of its own and binds no other there.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::container::{Container, MissingCwd, Root, User, Writable};
 use super::error::RuntimeError;
 use super::host::Invocation;
+use super::inside;
 use super::look::Tree;
 use super::mounts;
 
@@ -32,12 +38,15 @@ pub struct Apptainer<'a> {
 const FOLDERS: [&str; 3] = ["/dev", "/proc", "/sys"];
 const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
 
-/// Makes in `folder`, which is empty, what Apptainer needs and the image lacks: one made for Docker need have no mount points.
+/// Makes the places of binds within binds, and in `folder`, which is empty, what Apptainer needs and the image lacks: one made for
+/// Docker need have no mount points.
+///
 /// Gives whether there is anything to be laid over the image.
 ///
 /// # Errors
 /// An image that cannot be looked into; a folder that cannot be written to.
 pub fn mount_points(container: &Container, folder: &Path) -> Result<bool, RuntimeError> {
+    places_in_binds(container)?;
     let (Root::Folder(path) | Root::Squashfs { file: path, .. }) = &container.root;
     let unreadable = |error: super::look::LookError| RuntimeError::Image {
         path: path.clone(),
@@ -104,23 +113,7 @@ pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<Invocatio
     }
     let home = field("a path", &format!("{}:{}", text(how.home)?, text(&container.home)?), &[','])?;
     words.extend(["--home".to_owned(), home, "--pwd".to_owned(), text(&container.cwd)?.to_owned()]);
-    let mut binds: Vec<(&Path, &Path, bool)> = Vec::new();
-    let own = container
-        .binds
-        .iter()
-        .map(|bind| (bind.source.as_path(), bind.target.as_path(), bind.read_only));
-    let scratch = container
-        .scratch
-        .iter()
-        .flat_map(|scratch| ["/tmp", "/var/tmp"].map(|path| (scratch.as_path(), Path::new(path), false)));
-    for bind in own.chain(scratch) {
-        // Of two at one place the first counts; an outer one goes before an inner one.
-        if !binds.iter().any(|(_, target, _)| *target == bind.1) {
-            binds.push(bind);
-        }
-    }
-    binds.sort_by(|a, b| a.1.cmp(b.1));
-    for (source, target, read_only) in binds {
+    for (source, target, read_only) in binds(container) {
         let fields = [
             "type=bind".to_owned(),
             quoted(&format!("source={}", text(source)?))?,
@@ -136,6 +129,58 @@ pub fn apptainer(how: &Apptainer<'_>, container: &Container) -> Result<Invocatio
     words.push(text(root)?.to_owned());
     words.extend(container.argv.iter().cloned());
     Ok(Invocation { argv: words, env })
+}
+
+/// Source, target, and whether it is read-only: an outer target before an inner one.
+fn binds(container: &Container) -> Vec<(&Path, &Path, bool)> {
+    let mut binds: Vec<(&Path, &Path, bool)> = Vec::new();
+    let own = container
+        .binds
+        .iter()
+        .map(|bind| (bind.source.as_path(), bind.target.as_path(), bind.read_only));
+    let scratch = container
+        .scratch
+        .iter()
+        .flat_map(|scratch| ["/tmp", "/var/tmp"].map(|path| (scratch.as_path(), Path::new(path), false)));
+    for bind in own.chain(scratch) {
+        // Of two at one place the first counts.
+        if !binds.iter().any(|(_, target, _)| *target == bind.1) {
+            binds.push(bind);
+        }
+    }
+    binds.sort_by(|a, b| a.1.cmp(b.1));
+    binds
+}
+
+/// Makes the places of binds within writable binds. Apptainer would make them too, and ends where another container that has the
+/// same folder (a shard, a rank on this node) does so at the same time.
+fn places_in_binds(container: &Container) -> Result<(), RuntimeError> {
+    let binds = binds(container);
+    for (at, (source, target, _)) in binds.iter().enumerate() {
+        let around = binds[..at].iter().rev().find(|(_, outer, _)| target.starts_with(outer));
+        let Some((folder, outer, false)) = around else { continue };
+        let make = || -> nix::Result<()> {
+            let folder = open(*folder, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+            let kind = inside::kind(open(*source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)?;
+            // A link in it may be a program's, and leads nowhere else.
+            let found = inside::find(folder.as_fd(), target.strip_prefix(outer).unwrap_or(target))?;
+            match found.missing.is_empty() {
+                true => Ok(()),
+                false => inside::make(found, kind).map(drop),
+            }
+        };
+        match make() {
+            // Of what cannot be had Apptainer says more.
+            Ok(()) | Err(Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => {
+                return Err(RuntimeError::MountPoint {
+                    target: target.to_path_buf(),
+                    source: errno.into(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn text(path: &Path) -> Result<&str, RuntimeError> {
@@ -210,6 +255,47 @@ mod tests {
         assert_eq!(words(&container(), false).unwrap().join("|"), expected);
         let rank = words(&container(), true).unwrap();
         assert!(!rank.iter().any(|word| ["--contain", "--ipc", "--pid"].contains(&word.as_str())));
+    }
+
+    #[test]
+    fn many_make_the_places_of_binds_within_binds_at_once() {
+        let host = tempfile::tempdir().unwrap();
+        let path = |name: &str| host.path().join(name);
+        for folder in ["root", "work", "data", "scratch", "outside", "read-only"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink(path("outside"), path("work/link")).unwrap();
+        let bind = |source: &str, target: &str, read_only| Mount {
+            source: path(source),
+            target: target.into(),
+            read_only,
+        };
+        let mut container = container();
+        (container.root, container.scratch) = (Root::Folder(path("root")), Some(path("scratch")));
+        container.binds = vec![
+            bind("data", "/work/a/b/data", true),
+            bind("file", "/work/a/file", true),
+            bind("data", "/work/link/data", true),
+            bind("work", "/work", false),
+            bind("data", "/tmp/deep/er", true),
+            bind("read-only", "/ro", true),
+            bind("data", "/ro/data", true),
+        ];
+        std::thread::scope(|scope| {
+            for at in 0..8 {
+                let (container, layer) = (&container, path(&format!("layer-{at}")));
+                scope.spawn(move || {
+                    fs::create_dir(&layer).unwrap();
+                    assert!(mount_points(container, &layer).unwrap());
+                    assert!(layer.join("dev").is_dir() && layer.join("etc/passwd").is_file() && layer.join("w").is_dir());
+                });
+            }
+        });
+        assert!(path("work/a/b/data").is_dir() && path("work/a/file").is_file() && path("scratch/deep/er").is_dir());
+        for untouched in ["outside", "read-only", "data", "root"] {
+            assert_eq!(fs::read_dir(path(untouched)).unwrap().count(), 0, "{untouched}");
+        }
     }
 
     #[test]

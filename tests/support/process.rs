@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -98,8 +99,14 @@ impl std::fmt::Display for Finished {
 pub struct Running {
     command: String,
     child: Child,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Option<Collected>,
+    stderr: Option<Collected>,
+}
+
+/// What comes through a pipe.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Running {
@@ -156,6 +163,15 @@ impl Running {
         }
     }
 
+    /// Waits until `text` stands in its standard error.
+    #[track_caller]
+    pub fn says(&mut self, text: &str) {
+        let bytes = Arc::clone(&self.stderr.as_ref().expect("it has not ended").bytes);
+        self.reaches(&format!("it says `{text}`"), || {
+            String::from_utf8_lossy(&bytes.lock().unwrap()).contains(text)
+        });
+    }
+
     /// SIGKILL to the one process (not to what it started) as soon as `moment` has come.
     #[track_caller]
     pub fn kill_when(mut self, what: &str, moment: impl FnMut() -> bool) -> Finished {
@@ -201,13 +217,15 @@ impl Running {
     #[track_caller]
     fn collect(&mut self, status: ExitStatus) -> Finished {
         let command = &self.command;
-        let text = |pipe: Option<JoinHandle<Vec<u8>>>| {
-            let Some(reader) = pipe else { return String::new() };
+        let text = |pipe: Option<Collected>| {
+            let Some(Collected { bytes, reader }) = pipe else {
+                return String::new();
+            };
             wait_until(&format!("what `{command}` started has ended"), Duration::from_secs(60), || {
                 reader.is_finished()
             });
-            let bytes = reader.join().expect("the reader does not panic");
-            String::from_utf8_lossy(&bytes).into_owned()
+            reader.join().expect("the reader does not panic");
+            String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned()
         };
         let (stdout, stderr) = (text(self.stdout.take()), text(self.stderr.take()));
         Finished {
@@ -235,10 +253,18 @@ impl Drop for Running {
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("a pipe can be read");
-        bytes
-    })
+fn collect(mut pipe: impl Read + Send + 'static) -> Collected {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let all = Arc::clone(&bytes);
+    let reader = thread::spawn(move || {
+        let mut chunk = vec![0; 1 << 16];
+        loop {
+            let read = pipe.read(&mut chunk).expect("a pipe can be read");
+            if read == 0 {
+                break;
+            }
+            all.lock().unwrap().extend_from_slice(&chunk[..read]);
+        }
+    });
+    Collected { bytes, reader }
 }
