@@ -79,7 +79,7 @@ impl Problems {
     }
 
     fn push(&mut self, place: Place, message: String, hint: Option<String>) {
-        let entry = (place, message, hint);
+        let entry = (place, shown(message), hint.map(shown));
         // A mistake in what several stages share (an anchor, the defaults) is one mistake.
         if !self.is_full() && !self.0.contains(&entry) {
             self.0.push(entry);
@@ -128,6 +128,21 @@ impl Problems {
         problems.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
         problems
     }
+}
+
+/// In one line, and harmless to a terminal: what a file says is repeated in messages.
+fn shown(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let each = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(each).collect()
 }
 
 /// The known name that was probably meant.

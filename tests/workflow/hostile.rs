@@ -15,7 +15,7 @@ fn survives(text: &str) {
         for problem in &problems {
             assert!(problem.line > 0 && problem.column > 0, "{problem:?}");
             assert!(text.get(problem.span.clone()).is_some(), "{problem:?}");
-            assert!(!problem.message.contains('\n'), "{problem:?}");
+            assert!(!problem.to_string().contains(char::is_control), "{problem:?}");
         }
         assert!(problems.is_sorted_by_key(|problem| (problem.line, problem.column)));
     }
@@ -58,6 +58,12 @@ proptest! {
     fn any_text_is_read_or_refused(text in "\\PC{0,200}") {
         survives(&text);
     }
+}
+
+#[test]
+fn what_a_message_repeats_of_a_file_stays_in_one_line() {
+    survives("version: 1\nname: n\nstages:\n  a:\n    image: none\n    run: |\n      ${{ data.{x }}\n      echo ${{ params.region }}\n");
+    survives("version: 1\nname: n\nstages:\n  \"a\\e[31m\":\n    image: \"x\\ny\"\n    run: ${{ a\tb }}\n");
 }
 
 #[test]

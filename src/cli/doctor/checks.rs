@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 use super::Finding;
 use crate::cli::credentials;
 use crate::cli::settings::Settings;
+use crate::engine::slurm;
 use crate::runtime::{self, ImageAccess, NoKernelMount, RuntimeError, Writable};
 
 /// Less room than this is soon used up.
@@ -25,7 +26,7 @@ pub(super) fn all(settings: &Settings) -> Vec<Finding> {
     findings.push(cgroups());
     findings.push(scratch(&settings.scratch));
     findings.push(cache(settings.store.root()));
-    findings.push(slurm());
+    findings.push(cluster());
     findings.push(apptainer());
     findings.push(registries(settings));
     findings
@@ -173,8 +174,12 @@ fn cache(folder: &Path) -> Finding {
     }
 }
 
-fn slurm() -> Finding {
+fn cluster() -> Finding {
     let name = "slurm";
+    if let Some(path) = slurm::missing_configuration(&Vec::from_iter(std::env::vars_os())) {
+        let what = format!("SLURM_CONF names {}, which is not there", path.display());
+        return Finding::warn(name, what, "is this a host of the cluster? `dvrun run` works here");
+    }
     match said("sbatch", "--version") {
         None if on_path("sbatch") => Finding::warn(
             name,

@@ -69,9 +69,19 @@ fn is_harmless(name: &OsStr) -> bool {
     name == b"SLURM_CONF" || !CHANGES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// The configuration that `SLURM_CONF` of `env` names, where it is not there: Slurm's commands would look for it for a minute each.
+pub fn missing_configuration<'a>(env: impl IntoIterator<Item = &'a (OsString, OsString)>) -> Option<PathBuf> {
+    let (_, path) = env.into_iter().find(|(name, _)| name == "SLURM_CONF")?;
+    let path = PathBuf::from(path);
+    (!path.exists()).then_some(path)
+}
+
 /// Why a command gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
+    /// Nothing was started.
+    #[error("Slurm's configuration, {}, is not there", path.display())]
+    NoConfiguration { path: PathBuf },
     #[error("cannot run {command}")]
     Spawn { command: String, source: io::Error },
     #[error("{command} gave no answer within {} s", limit.as_secs())]
@@ -87,6 +97,7 @@ impl CallError {
     /// What to try next.
     pub fn hint(&self) -> Option<String> {
         match self {
+            CallError::NoConfiguration { .. } => Some("SLURM_CONF names it: is this a host of the cluster?".to_owned()),
             CallError::Spawn { command, .. } => Some(format!(
                 "is this a host from which jobs can be submitted? `{command}` has to be on PATH"
             )),
@@ -120,6 +131,9 @@ pub fn is_unreachable(message: &str) -> bool {
 
 /// Runs `program` and gives its standard output.
 pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String, CallError> {
+    if let Some(path) = missing_configuration(&slurm.env) {
+        return Err(CallError::NoConfiguration { path });
+    }
     let command = program.display().to_string();
     let spawn = |source| CallError::Spawn {
         command: command.clone(),
@@ -241,7 +255,7 @@ mod tests {
             [
                 ("PATH", "/usr/bin:/bin"),
                 ("SLURM_JOB_ID", "7"),
-                ("SLURM_CONF", "/etc/x"),
+                ("SLURM_CONF", "/dev/null"),
                 ("SBATCH_QOS", "q"),
             ]
             .map(|(k, v)| (k.into(), v.into())),
@@ -255,8 +269,17 @@ mod tests {
     #[test]
     fn the_environment_of_a_job_does_not_reach_a_command() {
         let env = sh(&slurm(), "env").unwrap();
-        assert!(env.contains("SLURM_CONF=/etc/x"));
+        assert!(env.contains("SLURM_CONF=/dev/null"));
         assert!(!env.contains("SLURM_JOB_ID") && !env.contains("SBATCH_QOS"), "{env}");
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_there_is_not_looked_for() {
+        let mut slurm = slurm();
+        slurm.env.retain(|(name, _)| name != "SLURM_CONF");
+        slurm.env.push(("SLURM_CONF".into(), "/no/slurm.conf".into()));
+        let error = sh(&slurm, "sleep 60").unwrap_err();
+        assert_eq!(error.to_string(), "Slurm's configuration, /no/slurm.conf, is not there");
     }
 
     #[test]

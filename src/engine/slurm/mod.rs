@@ -46,7 +46,7 @@ mod wait;
 
 pub use array::{Chunk, chunks};
 pub use by_hand::by_hand;
-pub use call::{CallError, Slurm};
+pub use call::{CallError, Slurm, missing_configuration};
 pub use cancel::{CancelError, Cancelled, cancel, stuck, sweep, with_dependants};
 pub use check::{Finding, check};
 pub use hold::{Hold, hold};

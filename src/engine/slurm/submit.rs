@@ -298,7 +298,7 @@ impl Submitter<'_> {
                 Ok(job) => return journal.submitted(intent, job),
                 Err(error) => error,
             };
-            let nothing_ran = matches!(error, CallError::Spawn { .. });
+            let nothing_ran = matches!(error, CallError::Spawn { .. } | CallError::NoConfiguration { .. });
             let found = if nothing_ran {
                 Found::Nothing
             } else {
