@@ -9,8 +9,9 @@ mod slurm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use measure::{Measured, measure, median};
 
@@ -138,14 +139,44 @@ fn local(bench: &Bench) {
         ratio("  GNU parallel / dvrun", times, "at least 1");
     }
 
-    // What snakemake needs for itself is subtracted: two sizes tell it from what a task costs.
-    let [few, more] = [100, 500].map(|tasks| (bench.many(tasks), snakemake(bench, bench.many(tasks))));
+    // What snakemake needs for itself is subtracted: two sizes tell it from what a task costs. That grows with the number of
+    // tasks, and ten thousand take it more time than a benchmark has.
+    let [few, more] = [500, 3000].map(|tasks| (bench.many(tasks), snakemake(bench, bench.many(tasks))));
     report(&format!("{} tasks by snakemake", few.0), few.1, "");
     report(&format!("{} tasks by snakemake", more.0), more.1, "");
     if let (Some(first), Some(second)) = (few.1, more.1) {
         let task = each(second.took.saturating_sub(first.took), more.0 - few.0);
         println!("  a task by snakemake {task:.2} ms, by dvrun {:.3} ms", each(own.took, count));
         ratio("  snakemake / dvrun, a task", task / each(own.took, count), "at least 50");
+    }
+    // What the machine itself needs to start a program and see it end.
+    let floor = floor(count);
+    report(&format!("{count} times `true`, started by threads"), Some(floor), "");
+    ratio("  dvrun / that", own.took.as_secs_f64() / floor.took.as_secs_f64(), "");
+}
+
+/// `true` so many times, by as many threads as there are cpus.
+fn floor(count: u32) -> Measured {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let left = AtomicU32::new(count);
+    let take = || {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .is_ok()
+    };
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..cpus {
+            scope.spawn(|| {
+                while take() {
+                    let status = Command::new("true").stdin(Stdio::null()).status();
+                    assert!(status.expect("it is there").success());
+                }
+            });
+        }
+    });
+    Measured {
+        took: began.elapsed(),
+        memory: 0,
     }
 }
 

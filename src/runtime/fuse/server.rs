@@ -54,7 +54,7 @@ pub fn start(image: Squashfs, owner: Owner, control: &OwnedFd) -> nix::Result<(P
         Side::Parent(pid) => Ok((pid, Handover(theirs))),
         Side::Child => {
             drop(theirs);
-            sys::keep_freed_memory();
+            sys::take_memory_in_large_pieces();
             let code = match prepare(monitor).and_then(|()| receive(&ours)) {
                 Ok(Some(device)) => {
                     drop(ours);
