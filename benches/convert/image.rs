@@ -164,6 +164,8 @@ fn make(layout: &Path, compression: Compression, fill: impl Fn(usize, &mut Layer
         "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z",
         "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]},
         "rootfs": {"type": "layers", "diff_ids": made.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>()},
+        // Charliecloud takes no image without one.
+        "history": made.iter().map(|_| json!({"created_by": "layers.sh"})).collect::<Vec<_>>(),
     }));
     let layers: Vec<Value> = made
         .iter()

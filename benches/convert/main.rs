@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use image::Image;
 use limit::Rates;
 use programs::{Measured, Ours, PEERS};
+use registry::{Registry, Scheme};
 
 struct Options {
     sizes: Vec<u64>,
@@ -46,8 +47,8 @@ fn compare(options: &Options, folder: &Path) {
     let image = image::of_packages(folder);
     describe(&image);
     let (rates, cores) = machine(&image);
-    let registry = registry::Registry::start(folder, &image);
-    let host = format!("127.0.0.1:{}", registry.port);
+    let [registry, secure] = [Scheme::Http, Scheme::Https].map(|scheme| Registry::start(folder, &image, scheme));
+    let [host, secure_host] = [&registry, &secure].map(|registry| format!("127.0.0.1:{}", registry.port));
     let reference = format!("docker://{host}/{NAME}");
     let work = folder.join("work");
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
@@ -70,7 +71,7 @@ fn compare(options: &Options, folder: &Path) {
         ours.push((kind, name, best));
     }
     for peer in PEERS.iter().filter(|peer| wanted(peer.name)) {
-        let measured = match programs::peer(peer, &options.enter, &work, &host, NAME) {
+        let measured = match programs::peer(peer, &options.enter, &work, (&host, &secure_host), NAME) {
             Ok(measured) => measured,
             Err(why) => {
                 println!("{:<34} {why}", peer.name);

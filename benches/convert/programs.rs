@@ -37,7 +37,7 @@ pub struct Peer {
     pub against: &'static [Ours],
 }
 
-/// `$image` is `HOST:PORT/NAME:TAG`, `$registry` and `$name` its halves.
+/// `$image` is `HOST:PORT/NAME:TAG`, `$registry` and `$name` its halves; `$secure` is the same registry behind TLS.
 pub const PEERS: [Peer; 6] = [
     Peer {
         name: "apptainer pull (gzip)",
@@ -66,7 +66,7 @@ pub const PEERS: [Peer; 6] = [
     Peer {
         name: "ch-image + ch-convert",
         program: "ch-image",
-        script: "ch-image --quiet pull $image bench >&2; ch-convert -o squash bench out",
+        script: "ch-image --tls-no-verify pull $secure/$name bench >&2; ch-convert -o squash bench out",
         against: &[Ours::Gzip],
     },
     Peer {
@@ -97,7 +97,7 @@ pub fn dvrun(work: &Path, reference: &str, arguments: &[&str]) -> Measured {
 ///
 /// # Errors
 /// Why there is nothing to compare with, in words.
-pub fn peer(peer: &Peer, enter: &[String], work: &Path, registry: &str, name: &str) -> Result<Measured, String> {
+pub fn peer(peer: &Peer, enter: &[String], work: &Path, (registry, secure): (&str, &str), name: &str) -> Result<Measured, String> {
     let there = shell(enter, work, &format!("command -v {}", peer.program))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -108,7 +108,7 @@ pub fn peer(peer: &Peer, enter: &[String], work: &Path, registry: &str, name: &s
     empty(work);
     let place = work.display();
     let script = format!(
-        "cd '{place}'; here=$PWD; registry={registry} name={name}; image=$registry/$name; mkdir -m 700 run\n\
+        "cd '{place}'; here=$PWD; registry={registry} secure={secure} name={name}; image=$registry/$name; mkdir -m 700 run\n\
          export TMPDIR=$here APPTAINER_CACHEDIR=$here/cache APPTAINER_TMPDIR=$here CH_IMAGE_STORAGE=$here/storage\n\
          export ENROOT_ALLOW_HTTP=yes ENROOT_CACHE_PATH=$here/cache ENROOT_DATA_PATH=$here/data ENROOT_RUNTIME_PATH=$here/run\n{}",
         peer.script

@@ -13,14 +13,25 @@ pub struct Registry {
     pub port: u16,
 }
 
+/// How a registry is spoken to.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Scheme {
+    Http,
+    /// With a certificate of its own making.
+    Https,
+}
+
 impl Registry {
-    pub fn start(folder: &Path, image: &Image) -> Registry {
-        let config = folder.join("registry.yml");
+    pub fn start(folder: &Path, image: &Image, scheme: Scheme) -> Registry {
+        let (config, tls) = match scheme {
+            Scheme::Http => (folder.join("registry.yml"), String::new()),
+            Scheme::Https => (folder.join("registry-tls.yml"), certificate(folder)),
+        };
         let name = image.layout.file_name().and_then(|name| name.to_str()).expect("chosen here");
         let storage = folder.join(format!("registry-{name}"));
         let text = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:0', secret: bench}}\n",
+             storage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '127.0.0.1:0', secret: bench{tls}}}\n",
             storage.display()
         );
         fs::write(&config, text).expect("target is writable");
@@ -60,6 +71,32 @@ impl Registry {
         }
         registry
     }
+}
+
+/// Makes one; gives what the registry's configuration says of it.
+fn certificate(folder: &Path) -> String {
+    let [certificate, key] = ["registry.crt", "registry.key"].map(|name| folder.join(name));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=127.0.0.1",
+        ])
+        .arg("-out")
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key)
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl is installed");
+    assert!(made.success(), "openssl could not make a certificate");
+    format!(", tls: {{certificate: '{}', key: '{}'}}", certificate.display(), key.display())
 }
 
 impl Drop for Registry {
