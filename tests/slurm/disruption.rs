@@ -260,26 +260,20 @@ fn it_is_submitted_from_inside_a_job(cluster: &Cluster) {
     let mut words = vec![submit.get_program().to_string_lossy().into_owned()];
     words.extend(submit.get_args().map(|word| word.to_string_lossy().into_owned()));
     site.sandbox.write("job.sh", format!("#!/bin/sh\nexec {}\n", words.join(" ")));
-    let mut sbatch = cluster.dvrun(&site.sandbox, &[]);
-    let environment: Vec<_> = sbatch
-        .get_envs()
-        .map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()))
-        .collect();
     // With all that a job has of its own: a partition and a time limit by environment, an array's index.
-    sbatch = cluster.command("sbatch");
-    sbatch.env_clear().envs(environment).current_dir(site.sandbox.work());
+    let mut sbatch = cluster.command_of_user(&site.sandbox, "sbatch");
     sbatch.args([
         "--array=7",
         "--partition=urgent",
         "--time=5",
         "--ntasks=2",
-        "--uid=nobody",
         "--wait",
         "--output=job.log",
         "job.sh",
     ]);
     let ended = finish(&mut sbatch);
-    assert!(ended.status.success(), "{ended}{}", site.sandbox.read("job.log"));
+    let log = std::fs::read_to_string(site.sandbox.work().join("job.log")).unwrap_or_default();
+    assert!(ended.status.success(), "{ended}{log}");
     assert_eq!((site.starts("a"), site.starts("b")), (3, 1));
     site.known();
 }

@@ -78,6 +78,15 @@ impl Cluster {
         command.args(words).env("SLURM_CONF", self.conf()).uid(NOBODY).gid(NOBODY);
         command
     }
+
+    /// Another program, in the same place and the same way.
+    pub fn command_of_user(&self, sandbox: &Sandbox, program: &str) -> Command {
+        let dvrun = self.dvrun(sandbox, &[]);
+        let mut command = Command::new(program);
+        command.env_clear().current_dir(sandbox.work()).uid(NOBODY).gid(NOBODY);
+        command.envs(dvrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
 }
 
 impl Drop for Cluster {
