@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::{Gid, Uid, getgid, getuid};
 
+use super::ahead::Ahead;
 use super::attributes;
 use super::container::{Container, Root, User};
 use super::error::RuntimeError;
@@ -105,6 +106,7 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(|errno| refused(errno, "taking the mounts over"))?;
 
     let image = view.open()?;
+    let ahead = view.is_served().then(|| Ahead::program(image.as_fd(), container));
     let resolve = |path: &Path| inside::find(image.as_fd(), path).map_or_else(|_| path.to_owned(), |found| found.path());
     let steps = mounts::steps(container, identity(&image, container, ids)?, resolve)?;
     let work = steps.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
@@ -137,6 +139,9 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
         attributes::add(&dev.fd, MsFlags::MS_RDONLY, Depth::One, kernel).map_err(RuntimeError::setup("making /dev read-only"))?;
     }
     drop(base);
+    if let Some(ahead) = ahead {
+        ahead.loader(image.as_fd());
+    }
     root::pivot(kernel)?;
     umask(before);
     Ok(())

@@ -220,7 +220,7 @@ fn search_path(container: &Container) -> &str {
 }
 
 /// Where the program may be, in the order in which it is tried.
-fn candidates(container: &Container) -> Box<dyn Iterator<Item = String> + '_> {
+pub fn candidates(container: &Container) -> Box<dyn Iterator<Item = String> + '_> {
     let program = &container.argv[0];
     match program.contains('/') {
         true => Box::new(std::iter::once(program.clone())),

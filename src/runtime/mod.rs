@@ -17,6 +17,7 @@
 //!
 //! A failure before the program runs comes back as a [`RuntimeError`]; the program's own end as an [`Exit`].
 
+mod ahead;
 mod apptainer;
 mod attributes;
 mod container;

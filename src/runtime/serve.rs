@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::fs::RawDir;
 
 use super::container::{Container, ImageAccess, Root};
 use super::enter::Ids;
@@ -46,6 +47,9 @@ const QUIET: &str = "/proc/fs";
 
 /// Decompressed blocks that a server keeps, in bytes: the kernel itself caches what programs read.
 const CACHE: usize = 64 << 20;
+
+/// For the names of a folder that are learnt at once, in bytes.
+const NAMES: usize = 32 << 10;
 
 /// Prepares the container's image. The caller must have one thread.
 pub fn image(container: &Container, ids: Ids, control: &OwnedFd) -> Result<(View, Keeper), RuntimeError> {
@@ -177,6 +181,7 @@ impl View {
                     source: errno.into(),
                 })?;
                 server.give(&device).map_err(RuntimeError::setup("telling the image's server"))?;
+                look_around(Path::new(QUIET));
                 Path::new(QUIET)
             }
         };
@@ -186,11 +191,29 @@ impl View {
         })
     }
 
+    /// Whether a process of our own answers for the image.
+    pub fn is_served(&self) -> bool {
+        matches!(self, View::Fuse { .. })
+    }
+
     /// Takes away what [`View::open`] mounted, once the image lies where it belongs.
     pub fn close(&self) -> nix::Result<()> {
         match self {
             View::Folder(_) => Ok(()),
             View::Mounted(_) | View::Fuse { .. } => umount2(QUIET, MntFlags::MNT_DETACH),
+        }
+    }
+}
+
+/// Has the kernel learn all names of the folders in which most mount points lie, with one question each instead of one for each
+/// mount point. What cannot be listed is asked for later, and complained of then.
+fn look_around(root: &Path) {
+    for folder in [root.to_owned(), root.join("etc")] {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        if let Ok(folder) = open(&folder, flags, Mode::empty()) {
+            let mut names = Vec::with_capacity(NAMES);
+            // The first of the names: there is no second question then.
+            RawDir::new(folder, names.spare_capacity_mut()).next();
         }
     }
 }
