@@ -229,8 +229,12 @@ pub fn block_on<T, E: Into<Failure>>(work: impl Future<Output = Result<T, E>>) -
             }),
         }
     });
-    // A conversion that is cut short may still be writing; what it leaves is swept by the next one.
-    runtime.shutdown_background();
+    match result {
+        // Its threads end now: a container may then be this process's own child (`runtime::run_here`).
+        Ok(_) => drop(runtime),
+        // A conversion that is cut short may still be writing; what it leaves is swept by the next one.
+        Err(_) => runtime.shutdown_background(),
+    }
     result
 }
 
