@@ -1,5 +1,6 @@
 //! How long it takes to start a container and end it again, beside `bwrap`, `ch-run` and `apptainer exec` where they are
-//! installed: `cargo bench --bench start`, as an ordinary user, with busybox-static and squashfs-tools.
+//! installed: `cargo bench --bench start`, as an ordinary user, with busybox-static and squashfs-tools. `DVRUN_BENCH_EXE` names another dvrun,
+//! and the benchmark's own binary runs without cargo, in a root that has the peers.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 60;
 
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -20,29 +21,36 @@ fn main() {
         command.arg("exec").arg(image).args(["--", "/bin/true"]).env("HOME", dir.path());
         command
     };
-    measure("dvrun --version", &mut || {
+    let version = || {
         let mut command = Command::new(&dvrun);
         command.arg("--version");
         command
-    });
-    let folder = measure("dvrun exec FOLDER", &mut || exec(&root));
-    let file = measure("dvrun exec FILE", &mut || exec(&image));
-    let bwrap = measure("bwrap --bind FOLDER", &mut || {
+    };
+    let bwrap = || {
         let mut command = Command::new("bwrap");
         command.arg("--ro-bind").arg(&root).args(["/", "--proc", "/proc", "--dev", "/dev"]);
         command.args(["--unshare-user", "--unshare-pid", "/bin/true"]);
         command
-    });
-    let ch_run = measure("ch-run FOLDER", &mut || {
+    };
+    let ch_run = || {
         let mut command = Command::new("ch-run");
         command.arg(&root).args(["--", "/bin/true"]);
         command
-    });
-    let apptainer = measure("apptainer exec FILE", &mut || {
+    };
+    let apptainer = || {
         let mut command = Command::new("apptainer");
         command.arg("-q").arg("exec").arg(&image).arg("/bin/true");
         command
-    });
+    };
+    let (in_folder, in_file) = (|| exec(&root), || exec(&image));
+    let [_, folder, file, bwrap, ch_run, apptainer] = measure([
+        ("dvrun --version", &version),
+        ("dvrun exec FOLDER", &in_folder),
+        ("dvrun exec FILE", &in_file),
+        ("bwrap --bind FOLDER", &bwrap),
+        ("ch-run FOLDER", &ch_run),
+        ("apptainer exec FILE", &apptainer),
+    ]);
     println!();
     for (name, peer, own) in [
         ("bwrap / dvrun, a folder", bwrap, folder),
@@ -74,28 +82,36 @@ fn root(dir: &Path) -> PathBuf {
     root
 }
 
-/// The median of many runs; `None` where the program is missing or fails.
-fn measure(name: &str, make: &mut dyn FnMut() -> Command) -> Option<Duration> {
-    let mut times = Vec::new();
+/// The medians of many runs, taken in turn, since a machine's speed changes by the minute; `None` where a program is missing or
+/// fails.
+fn measure<const N: usize>(commands: [(&str, &dyn Fn() -> Command); N]) -> [Option<Duration>; N] {
+    let mut times = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
-        let mut command = make();
-        let start = Instant::now();
-        match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status() {
-            Ok(status) if status.success() => times.push(start.elapsed()),
-            _ => {
-                println!("{name:<28} not available");
-                return None;
+        for ((_, make), times) in commands.iter().zip(&mut times) {
+            let mut command = make();
+            let start = Instant::now();
+            let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if status.is_ok_and(|status| status.success()) {
+                times.push(start.elapsed());
             }
         }
     }
-    times.sort();
-    let median = times[ROUNDS / 2];
-    println!(
-        "{name:<28} {:>8.2} ms (least {:.2})",
-        median.as_secs_f64() * 1e3,
-        times[0].as_secs_f64() * 1e3
-    );
-    Some(median)
+    let mut commands = commands.into_iter();
+    times.map(|mut times| {
+        let (name, _) = commands.next().expect("as many as there are lists");
+        if times.len() < ROUNDS {
+            println!("{name:<28} not available");
+            return None;
+        }
+        times.sort();
+        let median = times[ROUNDS / 2];
+        println!(
+            "{name:<28} {:>8.2} ms (least {:.2})",
+            median.as_secs_f64() * 1e3,
+            times[0].as_secs_f64() * 1e3
+        );
+        Some(median)
+    })
 }
 
 fn run(command: &mut Command) {

@@ -44,14 +44,14 @@ impl Ahead {
         if ask(image, loader).is_some()
             && let Ok(found) = inside::find(image, loader)
         {
-            ask(image, &found.existing.with_file_name(LIBC));
+            ask(image, &found.sight.existing.with_file_name(LIBC));
         }
     }
 }
 
 /// Asks for the beginning of a regular file of the image.
 fn ask(image: BorrowedFd<'_>, path: &Path) -> Option<File> {
-    let found = inside::find(image, path).ok().filter(|found| found.missing.is_empty())?;
+    let found = inside::find(image, path).ok().filter(|found| found.sight.missing.is_empty())?;
     if inside::file_type(&found.fd).ok()? != SFlag::S_IFREG {
         return None;
     }

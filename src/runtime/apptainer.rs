@@ -164,7 +164,7 @@ fn places_in_binds(container: &Container) -> Result<(), RuntimeError> {
             let kind = inside::kind(open(*source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)?;
             // A link in it may be a program's, and leads nowhere else.
             let found = inside::find(folder.as_fd(), target.strip_prefix(outer).unwrap_or(target))?;
-            match found.missing.is_empty() {
+            match found.sight.missing.is_empty() {
                 true => Ok(()),
                 false => inside::make(found, kind).map(drop),
             }

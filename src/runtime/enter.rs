@@ -19,7 +19,7 @@ use super::execute::{Place, Work};
 use super::forbidden;
 use super::fuse::Owner;
 use super::identity::{self, Caller};
-use super::inside::{self, Kind};
+use super::inside::{self, Kind, Sight, Sights};
 use super::kernel::Kernel;
 use super::layer::Layer;
 use super::look::{LookError, Tree};
@@ -107,8 +107,9 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
 
     let image = view.open()?;
     let ahead = view.is_served().then(|| Ahead::program(image.as_fd(), container));
-    let resolve = |path: &Path| inside::find(image.as_fd(), path).map_or_else(|_| path.to_owned(), |found| found.path());
-    let steps = mounts::steps(container, identity(&image, container, ids)?, resolve)?;
+    let sights = Sights::of(image.as_fd());
+    let resolve = |path: &Path| sights.at(path).map_or_else(|_| path.to_owned(), |sight| sight.path());
+    let steps = mounts::steps(container, identity(&image, &sights, container, ids)?, resolve)?;
     let work = steps.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
 
     let layer = Layer::open(&container.writable)?;
@@ -124,7 +125,7 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
             })
         })
         .collect();
-    let base = root::prepare(&image, &layer, &needs, kernel)?;
+    let base = root::prepare(&image, &sights, &layer, &needs, kernel)?;
     view.close().map_err(RuntimeError::setup("hiding the image"))?;
     let mut place = Place::new(&base, kernel)?;
     for item in &work {
@@ -219,7 +220,7 @@ fn open_host(exactly: &Path, path: &Path, target: &Path) -> Result<OwnedFd, Runt
     })
 }
 
-fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {
+fn identity(image: &OwnedFd, sights: &Sights<'_>, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {
     let Owner { uid, gid } = ids.inside;
     let known = |file: &str| limited(regular(image, file));
     // The one whom the image names is one of the image's; all others are known to the host.
@@ -246,8 +247,8 @@ fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity
         .collect();
     // An image whose local time is a link into its own zone files keeps it: a mount would change the zone file.
     let localtime = PathBuf::from("/etc/localtime");
-    let own = inside::find(image.as_fd(), &localtime).map_err(RuntimeError::setup("looking for /etc/localtime"));
-    if localtime.exists() && own.is_ok_and(|found| found.missing.is_empty() && found.existing == localtime && found.kind == Kind::File) {
+    let own = |sight: &Sight| sight.missing.is_empty() && sight.existing == localtime && sight.kind == Kind::File;
+    if localtime.exists() && sights.at(&localtime).is_ok_and(|sight| own(&sight)) {
         host_files.push((localtime.clone(), localtime));
     }
     Ok(Identity {
@@ -260,7 +261,7 @@ fn identity(image: &OwnedFd, container: &Container, ids: Ids) -> Result<Identity
 /// A regular file of the image, opened for reading.
 fn regular(image: &OwnedFd, path: &str) -> Option<fs::File> {
     let found = inside::find(image.as_fd(), Path::new(path)).ok()?;
-    let is_file = found.missing.is_empty() && inside::file_type(&found.fd).ok()? == SFlag::S_IFREG;
+    let is_file = found.sight.missing.is_empty() && inside::file_type(&found.fd).ok()? == SFlag::S_IFREG;
     is_file.then(|| fs::File::open(handle(&found.fd)).ok()).flatten()
 }
 

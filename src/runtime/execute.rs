@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use nix::unistd::symlinkat;
@@ -33,8 +33,8 @@ pub struct Place<'a> {
     /// An empty file.
     empty: OwnedFd,
     kernel: Kernel,
-    /// Folders in memory that are there already, in which most of the later steps belong.
-    memory: Vec<(PathBuf, OwnedFd)>,
+    /// Folders that were made here, in which most of the later steps belong: nothing in them is the image's.
+    fresh: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl<'a> Place<'a> {
@@ -43,7 +43,7 @@ impl<'a> Place<'a> {
             base,
             empty: memory_file("empty", b"")?,
             kernel,
-            memory: Vec::new(),
+            fresh: Vec::new(),
         })
     }
 
@@ -68,22 +68,25 @@ impl<'a> Place<'a> {
         let (point, kind) = match (&item.step.what, item.kind) {
             (What::Link(text), _) => return self.link(text, target).map_err(at_point),
             (_, Some(kind)) => (self.point(target, kind).map_err(at_point)?, kind),
-            (_, None) => match self.find(target).map_err(at_point)? {
-                found if found.missing.is_empty() => (found.fd, found.kind),
-                _ => return Ok(()),
+            (_, None) => match self.there(target).map_err(at_point)? {
+                Some(there) => there,
+                None => return Ok(()),
             },
         };
         let bound = |source: &OwnedFd| self.bound(source, &point, target, item.flags).map_err(failed);
         match &item.step.what {
             What::Folder | What::Link(_) => {}
-            What::Proc => self.proc(&point, target, item.flags).map_err(failed)?,
+            What::Proc => {
+                self.proc(&point, target, item.flags).map_err(failed)?;
+                self.fresh.push((target.to_owned(), self.find(target).map_err(failed)?.fd));
+            }
             What::Terminals => {
                 let options = Some("newinstance,ptmxmode=0666,mode=0620");
                 mount(Some("devpts"), handle(&point).as_str(), Some("devpts"), item.flags, options).map_err(failed)?;
             }
             What::Memory { mode, .. } => {
                 let folder = bound(&root::memory_folder(*mode).map_err(failed)?)?;
-                self.memory.push((target.to_owned(), folder));
+                self.fresh.push((target.to_owned(), folder));
             }
             What::ProcMasked if kind == Kind::Folder => {}
             What::ProcMasked => drop(bound(&self.empty)?),
@@ -99,16 +102,29 @@ impl<'a> Place<'a> {
         inside::find(self.base.as_fd(), path)
     }
 
-    /// The folder in memory in which `path` is a name, and the name.
-    fn in_memory<'p>(&self, path: &'p Path) -> Option<(&OwnedFd, &'p Path)> {
+    /// The fresh folder in which `path` is a name, and the name.
+    fn in_fresh<'p>(&self, path: &'p Path) -> Option<(&OwnedFd, &'p Path)> {
         let (folder, name) = (path.parent()?, Path::new(path.file_name()?));
-        let (_, fd) = self.memory.iter().find(|(made, _)| made == folder)?;
+        let (_, fd) = self.fresh.iter().find(|(made, _)| made == folder)?;
         Some((fd, name))
+    }
+
+    /// What is at `path`, if anything is.
+    fn there(&self, path: &Path) -> nix::Result<Option<(OwnedFd, Kind)>> {
+        let Some((folder, name)) = self.in_fresh(path) else {
+            let found = self.find(path)?;
+            return Ok(found.sight.missing.is_empty().then_some((found.fd, found.sight.kind)));
+        };
+        match openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(fd) => inside::kind(&fd).map(|kind| Some((fd, kind))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// The mount point at `target`, made where it is missing.
     fn point(&self, target: &Path, kind: Kind) -> nix::Result<OwnedFd> {
-        if let Some((folder, name)) = self.in_memory(target) {
+        if let Some((folder, name)) = self.in_fresh(target) {
             match inside::make_in(folder, name.as_os_str(), kind) {
                 Err(Errno::EEXIST) => {}
                 made => return made,
@@ -119,10 +135,10 @@ impl<'a> Place<'a> {
 
     /// A symbolic link, unless there is something at its place, or nothing around it.
     fn link(&self, text: &Path, target: &Path) -> nix::Result<()> {
-        let made = match self.in_memory(target) {
+        let made = match self.in_fresh(target) {
             Some((folder, name)) => symlinkat(text, folder, name),
             None => match self.find(target)? {
-                found if found.missing.len() == 1 => symlinkat(text, &found.fd, Path::new(&found.missing[0])),
+                found if found.sight.missing.len() == 1 => symlinkat(text, &found.fd, Path::new(&found.sight.missing[0])),
                 _ => return Ok(()),
             },
         };

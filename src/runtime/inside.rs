@@ -4,10 +4,12 @@
 //! `..` of the root is the root, and the text of a link under `/proc` is a text like any other. Works on every kernel
 //! and tells what is missing. What is there without a link on the way is had from `openat2` in one step.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
@@ -36,17 +38,49 @@ impl Kind {
 pub struct Found {
     /// `O_PATH` of the deepest part that exists.
     pub fd: OwnedFd,
+    pub sight: Sight,
+}
+
+/// What there is of a path.
+pub struct Sight {
+    /// Of the deepest part that exists.
     pub kind: Kind,
-    /// The path of `fd` without symbolic links, as seen inside.
+    /// Its path without symbolic links, as seen inside.
     pub existing: PathBuf,
     /// What would have to be made below it; empty when all is there.
     pub missing: Vec<OsString>,
 }
 
-impl Found {
+impl Sight {
     /// The whole path without symbolic links.
     pub fn path(&self) -> PathBuf {
         self.missing.iter().fold(self.existing.clone(), |path, name| path.join(name))
+    }
+}
+
+/// A root folder in which nothing changes, so that each path is looked for once.
+pub struct Sights<'a> {
+    root: BorrowedFd<'a>,
+    seen: RefCell<HashMap<PathBuf, Rc<Sight>>>,
+}
+
+impl<'a> Sights<'a> {
+    pub fn of(root: BorrowedFd<'a>) -> Sights<'a> {
+        let seen = RefCell::default();
+        Sights { root, seen }
+    }
+
+    /// As [`find`].
+    pub fn at(&self, path: &Path) -> nix::Result<Rc<Sight>> {
+        if let Some(sight) = self.seen.borrow().get(path) {
+            return Ok(Rc::clone(sight));
+        }
+        let sight = Rc::new(find(self.root, path)?.sight);
+        let mut seen = self.seen.borrow_mut();
+        seen.insert(path.to_owned(), Rc::clone(&sight));
+        // There the same is found.
+        seen.insert(sight.path(), Rc::clone(&sight));
+        Ok(sight)
     }
 }
 
@@ -104,12 +138,8 @@ pub fn find(root: BorrowedFd<'_>, path: &Path) -> nix::Result<Found> {
     if kind == Kind::File && !missing.is_empty() {
         return Err(Errno::ENOTDIR);
     }
-    Ok(Found {
-        fd,
-        kind,
-        existing,
-        missing,
-    })
+    let sight = Sight { kind, existing, missing };
+    Ok(Found { fd, sight })
 }
 
 /// What is there, with no link and no `..` on the way. `None`: step by step it will be told why.
@@ -126,22 +156,22 @@ fn at_once(root: BorrowedFd<'_>, path: &Path) -> Option<Found> {
         SFlag::S_IFLNK => return None,
         other => Kind::of(other),
     };
-    Some(Found {
-        fd,
+    let sight = Sight {
         kind,
         existing: Path::new("/").join(inner),
         missing: Vec::new(),
-    })
+    };
+    Some(Found { fd, sight })
 }
 
 /// Makes what is missing of `found`: folders, and at the end what `kind` says, empty. Returns the end's `O_PATH`.
 pub fn make(found: Found, kind: Kind) -> nix::Result<OwnedFd> {
-    if found.missing.is_empty() && found.kind != kind {
+    if found.sight.missing.is_empty() && found.sight.kind != kind {
         return Err(if kind == Kind::Folder { Errno::ENOTDIR } else { Errno::EISDIR });
     }
     let mut here = found.fd;
-    let last = found.missing.len().saturating_sub(1);
-    for (i, name) in found.missing.iter().enumerate() {
+    let last = found.sight.missing.len().saturating_sub(1);
+    for (i, name) in found.sight.missing.iter().enumerate() {
         let kind = if i == last { kind } else { Kind::Folder };
         here = match make_in(&here, name, kind) {
             // Two containers may share a writable bind.
@@ -206,7 +236,7 @@ mod tests {
 
     fn end(root: &OwnedFd, path: &str) -> (String, usize) {
         let found = find(root.as_fd(), Path::new(path)).unwrap();
-        (found.path().display().to_string(), found.missing.len())
+        (found.sight.path().display().to_string(), found.sight.missing.len())
     }
 
     #[test]

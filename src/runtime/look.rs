@@ -71,7 +71,7 @@ impl Tree {
     /// Links that go round in circles; folders that cannot be read.
     pub fn kind(&self, path: &Path) -> Result<Option<Kind>, LookError> {
         Ok(match self {
-            Tree::Folder(root) => within(root, path)?.map(|found| found.kind),
+            Tree::Folder(root) => within(root, path)?.map(|found| found.sight.kind),
             Tree::Squashfs(image) => follow(image, path)?.map(|inode| kind(&inode)),
         })
     }
@@ -82,7 +82,7 @@ impl Tree {
     /// As [`Tree::kind`].
     pub fn names(&self, folder: &Path) -> Result<Vec<String>, LookError> {
         let mut names: Vec<String> = match self {
-            Tree::Folder(root) => match within(root, folder)?.filter(|found| found.kind == Kind::Folder) {
+            Tree::Folder(root) => match within(root, folder)?.filter(|found| found.sight.kind == Kind::Folder) {
                 None => Vec::new(),
                 Some(found) => {
                     let entries = fs::read_dir(handle(&found.fd)).map_err(|error| Os::from(&error))?;
@@ -133,7 +133,7 @@ impl Tree {
 
 fn within(root: &OwnedFd, path: &Path) -> Result<Option<inside::Found>, LookError> {
     match inside::find(root.as_fd(), path) {
-        Ok(found) => Ok(Some(found).filter(|found| found.missing.is_empty())),
+        Ok(found) => Ok(Some(found).filter(|found| found.sight.missing.is_empty())),
         Err(Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno.into()),
     }

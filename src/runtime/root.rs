@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, SFlag};
 
 use super::attributes;
 use super::error::RuntimeError;
-use super::inside::{self, Kind};
+use super::inside::{self, Kind, Sights};
 use super::kernel::Kernel;
 use super::layer::Layer;
 use super::mounts::Access;
@@ -44,9 +44,9 @@ fn make_folders(folders: &[&str]) -> nix::Result<()> {
     folders.iter().try_for_each(|folder| fs::create_dir(folder).map_err(errno))
 }
 
-/// Mounts the root on the stage, every mount point in it; returns its `O_PATH`.
-pub fn prepare(image: &OwnedFd, layer: &Layer, needs: &[Need<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
-    let missing = missing(image, needs)?;
+/// Mounts the root on the stage, every mount point in it; returns its `O_PATH`. `sights` are the image's.
+pub fn prepare(image: &OwnedFd, sights: &Sights<'_>, layer: &Layer, needs: &[Need<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
+    let missing = missing(sights, needs)?;
     let folders = layer.folders((UPPER, WORK));
     let access = match folders {
         None => Access::Read,
@@ -96,23 +96,23 @@ struct Missing<'a> {
     path: PathBuf,
 }
 
-fn missing<'a>(image: &OwnedFd, needs: &'a [Need<'a>]) -> Result<Vec<Missing<'a>>, RuntimeError> {
+fn missing<'a>(sights: &Sights<'_>, needs: &'a [Need<'a>]) -> Result<Vec<Missing<'a>>, RuntimeError> {
     let mut all = Vec::new();
     for need in needs {
         let wrong = |errno: Errno| RuntimeError::MountPoint {
             target: need.target.to_owned(),
             source: errno.into(),
         };
-        let found = inside::find(image.as_fd(), need.target).map_err(wrong)?;
-        match (found.missing.is_empty(), found.kind == need.kind) {
+        let sight = sights.at(need.target).map_err(wrong)?;
+        match (sight.missing.is_empty(), sight.kind == need.kind) {
             (true, true) => {}
             (true, false) => {
                 return Err(wrong(if need.kind == Kind::Folder { Errno::ENOTDIR } else { Errno::EISDIR }));
             }
             (false, _) => all.push(Missing {
                 need,
-                path: found.path(),
-                existing: found.existing,
+                path: sight.path(),
+                existing: sight.existing.clone(),
             }),
         }
     }
