@@ -1,9 +1,7 @@
 //! `exec`, `run-app`, `shell`: a container at hand.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +9,7 @@ use std::time::Duration;
 use nix::sys::termios::tcgetattr;
 
 use crate::runtime::fixture::{Fixture, ready, set_mode};
-use crate::support::{Running, Sandbox, finish, lane, wait_until};
+use crate::support::{Running, Sandbox, Terminal, finish, lane, wait_until};
 
 struct Here {
     sandbox: Sandbox,
@@ -260,43 +258,21 @@ fn a_shell_has_a_terminal_that_follows_the_callers() {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    let person = nix::pty::openpty(&size, None).expect("a terminal");
-    let before = tcgetattr(&person.slave).expect("a terminal");
-    let end = || Stdio::from(person.slave.try_clone().expect("a descriptor"));
-    let mut command = here.dvrun("shell", &[], &[]);
-    command.env("TERM", "vt100").stdin(end()).stdout(end()).stderr(end());
-    // SAFETY: setsid and ioctl may be called between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            nix::unistd::setsid()?;
-            nix::Error::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-            Ok(())
-        });
-    }
-    let mut shell = command.spawn().expect("the binary starts");
-    let master = fs::File::from(person.master);
-    let mut keys = master.try_clone().expect("a descriptor");
-    let mut lines = BufReader::new(master).lines();
-    let mut until = |wanted: &str| loop {
-        let line = lines.next().expect("a line").expect("a line");
-        // The shell's echo of what was typed has the arithmetic in it.
-        if line.trim_end().ends_with(wanted) {
-            return;
-        }
-    };
-    keys.write_all(b"stty size; tty; echo $TERM $((6*7))\n").expect("a terminal");
-    until("31 97");
-    until("/dev/pts/0");
-    until("vt100 42");
+    let mut person = Terminal::new(&size);
+    let before = tcgetattr(&person.programs).expect("a terminal");
+    let mut shell = person.start(here.dvrun("shell", &[], &[]).env("TERM", "vt100"));
+    // The shell's echo of what was typed has the arithmetic in it.
+    person.types("stty size; tty; echo $TERM $((6*7))\n");
+    person.until("31 97");
+    person.until("/dev/pts/0");
+    person.until("vt100 42");
     size.ws_row = 40;
-    // SAFETY: the structure that the request reads, alive during the call.
-    assert_eq!(unsafe { libc::ioctl(keys.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }, 0);
-    keys.write_all(b"while test \"$(stty size)\" != '40 97'; do sleep 0.1; done; echo $((7*7)); exit 6\n")
-        .expect("a terminal");
-    until("49");
+    person.resize(&size);
+    person.types("while test \"$(stty size)\" != '40 97'; do sleep 0.1; done; echo $((7*7)); exit 6\n");
+    person.until("49");
     assert_eq!(shell.wait().expect("it ends").code(), Some(6));
     assert_eq!(
-        tcgetattr(&person.slave).expect("a terminal"),
+        tcgetattr(&person.programs).expect("a terminal"),
         before,
         "the caller's terminal is as it was"
     );

@@ -1,8 +1,6 @@
 //! `exec` watches over its container itself: no process stands between.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::runtime::care::{alive, descendants};
 use crate::runtime::fixture::{Fixture, ready};
-use crate::support::{Sandbox, wait_until};
+use crate::support::{Sandbox, Terminal, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -75,8 +73,7 @@ fn ctrl_z_stops_it_as_a_shell_wants_to_see_and_it_goes_on() {
         return;
     }
     let (sandbox, fixture) = (Sandbox::new(), Fixture::new());
-    let person = nix::pty::openpty(None, None).expect("a terminal");
-    let end = || Stdio::from(person.slave.try_clone().expect("a descriptor"));
+    let mut person = Terminal::new(None);
     let exec = exec(&sandbox, &fixture, "echo ready; read -r line; echo \"got $line\"; exit 5");
     // A shell with job control, on a terminal.
     let mut shell = Command::new("sh");
@@ -85,25 +82,12 @@ fn ctrl_z_stops_it_as_a_shell_wants_to_see_and_it_goes_on() {
     shell
         .env_clear()
         .envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    shell.stdin(end()).stdout(end()).stderr(end());
-    // SAFETY: setsid and ioctl may be called between fork and exec.
-    unsafe {
-        shell.pre_exec(|| {
-            nix::unistd::setsid()?;
-            nix::Error::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-            Ok(())
-        });
-    }
-    let mut shell = shell.spawn().expect("a shell");
-    let master = fs::File::from(person.master);
-    let mut keys = master.try_clone().expect("a descriptor");
-    let mut lines = BufReader::new(master).lines();
-    let mut until = |wanted: &str| while !lines.next().expect("a line").expect("a line").trim_end().ends_with(wanted) {};
-    until("ready");
-    keys.write_all(b"\x1a").expect("a terminal");
-    until(&format!("first {}", 128 + Signal::SIGTSTP as i32));
-    keys.write_all(b"on\n").expect("a terminal");
-    until("got on");
-    until("then 5");
+    let mut shell = person.start(&mut shell);
+    person.until("ready");
+    person.types("\x1a");
+    person.until(&format!("first {}", 128 + Signal::SIGTSTP as i32));
+    person.types("on\n");
+    person.until("got on");
+    person.until("then 5");
     assert!(shell.wait().expect("it ends").success());
 }

@@ -15,6 +15,7 @@ pub mod layers;
 mod process;
 mod registry;
 mod sandbox;
+mod terminal;
 mod valve;
 mod wait;
 
@@ -27,5 +28,6 @@ pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
 pub use process::{Finished, Running, dvrun, finish};
 pub use registry::Registry;
 pub use sandbox::Sandbox;
+pub use terminal::Terminal;
 pub use valve::Valve;
 pub use wait::wait_until;
