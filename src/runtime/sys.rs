@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -82,7 +83,8 @@ pub fn fork_into_namespaces(company: Company) -> Result<Side> {
 
 /// Whether this process has one thread, so that it may fork and go on as it likes. `false` where it cannot be told.
 pub fn has_one_thread() -> bool {
-    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+    // Links of a folder: from above, its own `.`, and one from each folder in it, of which there is one a thread.
+    std::fs::metadata("/proc/self/task").is_ok_and(|threads| threads.nlink() == 3)
 }
 
 /// Forks. The caller must have one thread.
@@ -490,4 +492,18 @@ pub fn take_memory_in_large_pieces() {}
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_threads_are_not_one() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || ended.recv().is_err());
+        assert!(!has_one_thread());
+        drop(end);
+        assert!(other.join().unwrap());
+    }
 }
