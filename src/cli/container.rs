@@ -202,7 +202,7 @@ pub fn run(name: &str, container: &Container) -> Outcome {
     if let Some(ended) = runtime::run_here(container)? {
         return Ok(told(name, &ended.damage, ended.exit));
     }
-    // Threads of a download are still there. Before the container starts, so that no signal finds dvrun without a handler.
+    // There are other threads, as after a conversion. Before the container starts, so that no signal finds dvrun without a handler.
     let signals = signals(&[SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
     let running = runtime::spawn(Path::new(THIS_PROGRAM), container, Stdio::default())?;
     watch(name, running, signals, || Ok(()))
