@@ -10,12 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::sys::stat::SFlag;
 
 use super::container::Container;
 use super::init::candidates;
 use super::inside;
-use super::root::handle;
+use super::root::regular;
 
 /// As much of one file is asked for: what starts at once is not larger, and of what is, most is not needed.
 const MOST: i64 = 2 << 20;
@@ -51,11 +50,7 @@ impl Ahead {
 
 /// Asks for the beginning of a regular file of the image.
 fn ask(image: BorrowedFd<'_>, path: &Path) -> Option<File> {
-    let found = inside::find(image, path).ok().filter(|found| found.sight.missing.is_empty())?;
-    if inside::file_type(&found.fd).ok()? != SFlag::S_IFREG {
-        return None;
-    }
-    let file = File::open(handle(&found.fd)).ok()?;
+    let file = regular(image, path)?;
     let size = i64::try_from(file.metadata().ok()?.len()).ok()?.min(MOST);
     for offset in (0..size).step_by(PIECE as usize) {
         posix_fadvise(

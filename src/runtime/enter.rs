@@ -24,7 +24,7 @@ use super::kernel::Kernel;
 use super::layer::Layer;
 use super::look::{LookError, Tree};
 use super::mounts::{self, Access, Exec, Identity, Step, What};
-use super::root::{self, Need, handle};
+use super::root::{self, Need};
 use super::serve::View;
 use super::sys::Depth;
 
@@ -222,7 +222,7 @@ fn open_host(exactly: &Path, path: &Path, target: &Path) -> Result<OwnedFd, Runt
 
 fn identity(image: &OwnedFd, sights: &Sights<'_>, container: &Container, ids: Ids) -> Result<Identity, RuntimeError> {
     let Owner { uid, gid } = ids.inside;
-    let known = |file: &str| limited(regular(image, file));
+    let known = |file: &str| limited(root::regular(image, Path::new(file)));
     // The one whom the image names is one of the image's; all others are known to the host.
     let users = match container.user {
         User::Image(_) => known("/etc/passwd"),
@@ -256,13 +256,6 @@ fn identity(image: &OwnedFd, sights: &Sights<'_>, container: &Container, ids: Id
         group: identity::group(&known("/etc/group"), &caller),
         host_files,
     })
-}
-
-/// A regular file of the image, opened for reading.
-fn regular(image: &OwnedFd, path: &str) -> Option<fs::File> {
-    let found = inside::find(image.as_fd(), Path::new(path)).ok()?;
-    let is_file = found.sight.missing.is_empty() && inside::file_type(&found.fd).ok()? == SFlag::S_IFREG;
-    is_file.then(|| fs::File::open(handle(&found.fd)).ok()).flatten()
 }
 
 /// The text of a file; nothing where there is none or it cannot be read: it is as good as absent.

@@ -308,6 +308,13 @@ pub fn handle(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
+/// A regular file below `root`, opened for reading. Needs the host's `/proc`.
+pub fn regular(root: impl AsFd, path: &Path) -> Option<fs::File> {
+    let found = inside::find(root.as_fd(), path).ok()?;
+    let is_file = found.sight.missing.is_empty() && inside::file_type(&found.fd).ok()? == SFlag::S_IFREG;
+    is_file.then(|| fs::File::open(handle(&found.fd)).ok()).flatten()
+}
+
 fn errno(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
