@@ -13,6 +13,8 @@ use super::Work;
 
 /// Names the run folder for a test process that submits and may be killed; see [`submitting_process`].
 const SUBMIT: &str = "DVRUN_TEST_SUBMIT";
+/// The same for the process that starts it.
+const GUARD: &str = "DVRUN_TEST_GUARD";
 
 pub struct Fake {
     pub dir: PathBuf,
@@ -64,6 +66,12 @@ impl Fake {
         }
     }
 
+    /// How many calls of `sbatch` may be under way at once.
+    pub fn at_once(&mut self, number: usize) {
+        fs::write(self.dir.join("at_once"), number.to_string()).unwrap();
+        self.slurm.at_once = number;
+    }
+
     pub fn calls(&self, command: &str) -> usize {
         let calls = fs::read_to_string(self.dir.join("calls")).unwrap_or_default();
         calls.lines().filter(|line| line.split(' ').next() == Some(command)).count()
@@ -90,9 +98,12 @@ pub struct FakeJob {
 
 pub fn slurm(dir: &Path) -> Slurm {
     let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
+    // Faults are taken in the order of calls, which is told only if one ends before the next begins.
+    let at_once = fs::read_to_string(dir.join("at_once")).map_or(1, |number| number.trim().parse().unwrap());
     Slurm {
         limit: Duration::from_secs(3),
         settle: Duration::ZERO,
+        at_once,
         ..Slurm::new([("PATH".into(), path.into()), ("FAKE_SLURM".into(), dir.into())])
     }
 }
@@ -101,19 +112,34 @@ pub fn name(name: &str) -> StageName {
     StageName(name.into())
 }
 
-/// Submits in a process of its own; false when that was killed.
+/// Submits in a process of its own; false when that was killed. What it left behind has ended too.
 pub fn submit_elsewhere(work: &Work, fake: &Fake) -> bool {
     work.program();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["slurm::fake::submitting_process", "--exact", "--nocapture"])
-        .env(SUBMIT, work.run.path())
+    let output = role("slurm::fake::guarding_process")
+        .env(GUARD, work.run.path())
         .env("FAKE_SLURM", &fake.dir)
         .output()
         .unwrap();
     output.status.success()
 }
 
-/// Not a test by itself: [`submit_elsewhere`] runs it.
+fn role(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture"]);
+    command
+}
+
+/// Not a test by itself: starts [`submitting_process`], and inherits the calls of `sbatch` that outlive it.
+#[test]
+fn guarding_process() {
+    let Some(run) = std::env::var_os(GUARD) else { return };
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let submitted = role("slurm::fake::submitting_process").env(SUBMIT, run).output().unwrap();
+    while nix::sys::wait::wait().is_ok() {}
+    assert!(submitted.status.success(), "{submitted:?}");
+}
+
+/// Not a test by itself: [`guarding_process`] runs it.
 #[test]
 fn submitting_process() {
     let Some(run) = std::env::var_os(SUBMIT) else { return };

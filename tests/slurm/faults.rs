@@ -66,6 +66,34 @@ fn refusals_and_limits_stop_and_say_how_far_it_got() {
     }
 }
 
+#[test]
+fn two_calls_are_under_way_at_once_and_a_stage_waits_for_the_ids_that_it_needs() {
+    let work = Work::new([stage("a", &[], None), stage("b", &[], None), stage("c", &["b"], None)]);
+    let mut fake = Fake::new(&work);
+    fake.at_once(2);
+    fake.faults("sbatch", &["meet", "meet"]);
+    let submission = work.submit(&fake.slurm).unwrap();
+    assert!(submission.stopped.is_none() && submission.missing.is_empty(), "{submission:?}");
+    let jobs = fake.jobs();
+    let id = |stage: &str| jobs.iter().find(|job| job.stage == stage).unwrap().id.clone();
+    assert_eq!(jobs.last().unwrap().dependency, format!("afterok:{}", id("b")));
+}
+
+#[test]
+fn a_refusal_stops_the_submission_and_what_was_under_way_with_it_counts() {
+    let work = Work::new([stage("a", &[], None), stage("b", &[], None), stage("c", &[], None)]);
+    let mut fake = Fake::new(&work);
+    fake.at_once(2);
+    // Whichever comes first is refused; the other is taken.
+    fake.faults("sbatch", &["limit", "ok"]);
+    let stopped = work.submit(&fake.slurm).unwrap();
+    assert!(matches!(stopped.stopped, Some(SubmitError::Limit { .. })), "{stopped:?}");
+    assert_eq!((stopped.stages.len() + stopped.missing.len(), open(&work)), (3, 0));
+    assert_eq!(stopped.stages.len(), fake.jobs().len());
+    assert_eq!(work.submit(&fake.slurm).unwrap().stages.len(), 3);
+    assert_eq!(fake.jobs().len(), 3);
+}
+
 /// A graph of independent stages whose submission was killed at the third job: the fourth to the last were never tried.
 fn killed_at_the_third() -> (Work, Fake) {
     let work = Work::new((0..40).map(|number| stage(&format!("s{number}"), &[], None)));

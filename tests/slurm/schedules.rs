@@ -15,7 +15,8 @@ use super::{Work, record, stage};
 fn schedule(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let work = Work::new(graph(&mut random));
-    let fake = Fake::new(&work);
+    let mut fake = Fake::new(&work);
+    fake.at_once(random.usize(1..=3));
     fs::write(fake.dir.join("array_size"), "4").unwrap();
     for _ in 0..random.usize(1..4) {
         let faults = [

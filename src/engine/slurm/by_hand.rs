@@ -11,8 +11,9 @@ use super::journal::{Intent, SubmittedJob};
 use super::noted::Noted;
 use super::parents::{Dependency, Parent, dependency};
 use super::profile::SlurmProfile;
+use super::sbatch::intent;
 use super::script::{Limits, Program, job_name, scripts, shell_word};
-use super::submit::{SubmitError, intent};
+use super::submit::SubmitError;
 use crate::plan::Plan;
 use crate::state::{Event, RunDir};
 

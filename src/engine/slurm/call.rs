@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,6 +29,8 @@ pub struct Slurm {
     pub limit: Duration,
     /// How long a request that was cut short may still be on its way to the controller.
     pub settle: Duration,
+    /// Calls of `sbatch` under way at once: while the controller works on one, the next program starts and reads its configuration.
+    pub at_once: usize,
 }
 
 impl Slurm {
@@ -47,6 +49,8 @@ impl Slurm {
             user: nix::unistd::getuid().as_raw(),
             limit: Duration::from_secs(120),
             settle: Duration::from_secs(5),
+            // More would wait for the controller's lock, and look like a flood to a site.
+            at_once: 2,
         }
     }
 }
@@ -130,16 +134,27 @@ pub fn is_unreachable(message: &str) -> bool {
 }
 
 /// Runs `program` and gives its standard output.
-pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String, CallError> {
+pub fn call(slurm: &Slurm, program: &Path, args: &[&OsStr]) -> Result<String, CallError> {
+    start(slurm, program, args)?.answer()
+}
+
+/// A command that was started.
+pub struct Call {
+    child: Child,
+    /// Standard output and standard error.
+    pipes: [File; 2],
+    command: String,
+    limit: Duration,
+    deadline: Instant,
+}
+
+/// Starts `program`. What it says has to be asked for: it may wait for that.
+pub fn start(slurm: &Slurm, program: &Path, args: &[&OsStr]) -> Result<Call, CallError> {
     if let Some(path) = missing_configuration(&slurm.env) {
         return Err(CallError::NoConfiguration { path });
     }
     let command = program.display().to_string();
-    let spawn = |source| CallError::Spawn {
-        command: command.clone(),
-        source,
-    };
-    let mut child = Command::new(along_path(slurm, program))
+    let child = Command::new(along_path(slurm, program))
         .arg0(program)
         .args(args)
         .env_clear()
@@ -149,46 +164,63 @@ pub fn call(slurm: &Slurm, program: &PathBuf, args: &[&OsStr]) -> Result<String,
         .stderr(Stdio::piped())
         // Ctrl-C in a terminal must not cut a submission short half-way.
         .process_group(0)
-        .spawn()
-        .map_err(spawn)?;
-    let deadline = Instant::now() + slurm.limit;
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(source) => return Err(CallError::Spawn { command, source }),
+    };
     let pipes: [OwnedFd; 2] = [
         child.stdout.take().expect("was asked for").into(),
         child.stderr.take().expect("was asked for").into(),
     ];
-    let Some([text, complaint]) = collect(pipes.map(File::from), deadline).map_err(spawn)? else {
-        end(&mut child).map_err(spawn)?;
-        return Err(CallError::TimedOut {
-            command,
-            limit: slurm.limit,
-        });
-    };
-    // Both pipes are closed: the end is near, or (a program that closed them and stays) within the limit.
-    let mut pause = Duration::from_micros(20);
-    let status = loop {
-        match child.try_wait().map_err(spawn)? {
-            Some(status) => break status,
-            None if Instant::now() < deadline => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(10));
-            }
-            None => {
-                end(&mut child).map_err(spawn)?;
-                return Err(CallError::TimedOut {
-                    command,
-                    limit: slurm.limit,
-                });
+    Ok(Call {
+        child,
+        pipes: pipes.map(File::from),
+        command,
+        limit: slurm.limit,
+        deadline: Instant::now() + slurm.limit,
+    })
+}
+
+impl Call {
+    /// Waits for its end and gives its standard output. The time limit runs from the start; a command that passes it is ended.
+    pub fn answer(mut self) -> Result<String, CallError> {
+        match self.finish() {
+            Ok(Some((status, [text, _]))) if status.success() => Ok(text),
+            Ok(Some((status, [_, complaint]))) => Err(CallError::Failed {
+                command: self.command,
+                status: status.to_string(),
+                message: one_line(&complaint),
+            }),
+            Ok(None) => Err(CallError::TimedOut {
+                command: self.command,
+                limit: self.limit,
+            }),
+            Err(source) => Err(CallError::Spawn {
+                command: self.command,
+                source,
+            }),
+        }
+    }
+
+    /// Its status and both texts; `None` if that took too long.
+    fn finish(&mut self) -> io::Result<Option<(ExitStatus, [String; 2])>> {
+        let Some(texts) = collect(&self.pipes, self.deadline)? else {
+            return end(&mut self.child).map(|()| None);
+        };
+        // Both pipes are closed: the end is near, or (a program that closed them and stays) within the limit.
+        let mut pause = Duration::from_micros(20);
+        loop {
+            match self.child.try_wait()? {
+                Some(status) => return Ok(Some((status, texts))),
+                None if Instant::now() < self.deadline => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(10));
+                }
+                None => return end(&mut self.child).map(|()| None),
             }
         }
-    };
-    if !status.success() {
-        return Err(CallError::Failed {
-            command,
-            status: status.to_string(),
-            message: one_line(&complaint),
-        });
     }
-    Ok(text)
 }
 
 /// A whole path, for which the standard library needs no copy of this process to start a program in another environment.
@@ -202,7 +234,7 @@ fn along_path(slurm: &Slurm, program: &Path) -> PathBuf {
 }
 
 /// Reads both to their ends; `None` where that takes too long. Neither may fill up while the other is waited for.
-fn collect(pipes: [File; 2], deadline: Instant) -> io::Result<Option<[String; 2]>> {
+fn collect(pipes: &[File; 2], deadline: Instant) -> io::Result<Option<[String; 2]>> {
     let mut texts = [Vec::new(), Vec::new()];
     let mut open = vec![0, 1];
     let mut buffer = [0; 8 << 10];
@@ -263,7 +295,7 @@ mod tests {
     }
 
     fn sh(slurm: &Slurm, script: &str) -> Result<String, CallError> {
-        call(slurm, &"sh".into(), &["-c".as_ref(), script.as_ref()])
+        call(slurm, Path::new("sh"), &["-c".as_ref(), script.as_ref()])
     }
 
     #[test]
@@ -286,7 +318,7 @@ mod tests {
     fn a_failure_keeps_what_was_said_and_a_missing_command_is_named() {
         let error = sh(&slurm(), "echo noise; echo 'sbatch: error: no' >&2; exit 3").unwrap_err();
         assert_eq!(error.to_string(), "sh failed (exit status: 3): sbatch: error: no");
-        let error = call(&slurm(), &"no-such-command".into(), &[]).unwrap_err();
+        let error = call(&slurm(), Path::new("no-such-command"), &[]).unwrap_err();
         assert!(matches!(error, CallError::Spawn { .. }) && error.hint().is_some(), "{error}");
     }
 

@@ -10,6 +10,7 @@
 //! | `journal` | the run's journal as jobs: which tasks went into which job |
 //! | `parents` | what a stage has to wait for |
 //! | `reconcile` | an intent without an outcome: was that job submitted or not? |
+//! | `sbatch` | one script → one job, and certainty about it |
 //! | `submit` | the graph → jobs, each exactly once |
 //! | `requeue` | a failed task puts its own job back into the queue |
 //! | `rerun` | tasks again, and what waits for them pointed to the new jobs |
@@ -38,6 +39,7 @@ mod query;
 mod reconcile;
 mod requeue;
 mod rerun;
+mod sbatch;
 mod script;
 mod step;
 mod submit;

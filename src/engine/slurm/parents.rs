@@ -36,13 +36,12 @@ impl Parent {
         }
     }
 
-    /// The same with more jobs, just submitted.
-    pub fn with(self, new: Vec<SubmittedJob>) -> Parent {
+    /// One more job was submitted.
+    pub fn add(&mut self, job: SubmittedJob) {
         match self {
-            Parent::Done => Parent::Queued(new),
-            Parent::Queued(jobs) => Parent::Queued([jobs, new].concat()),
-            Parent::Failed(jobs) => Parent::Failed([jobs, new].concat()),
-            Parent::Missing => Parent::Missing,
+            Parent::Done => *self = Parent::Queued(vec![job]),
+            Parent::Queued(jobs) | Parent::Failed(jobs) => jobs.push(job),
+            Parent::Missing => {}
         }
     }
 }

@@ -3,26 +3,24 @@
 //! Before the first `sbatch` the journal says what is about to be submitted, after each under which id. Whatever goes wrong in
 //! between, the next call settles it ([`reconcile`]) before it goes on with what is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::call::{CallError, Slurm, call, is_unreachable};
+use super::call::{CallError, Slurm, call};
 use super::journal::{Intent, SubmittedJob, by_stage, jobs};
 use super::noted::Noted;
-use super::parents::{Dependency, Needed, Parent, dependency, standing};
+use super::parents::{Dependency, Parent, dependency, standing};
 use super::profile::SlurmProfile;
-use super::reconcile::{Search, When, find, queued, reconcile};
-use super::script::{Limits, Program, Script, ScriptError, job_name, scripts};
+use super::reconcile::reconcile;
+use super::sbatch::{Attempt, Sbatch, intent};
+use super::script::{Limits, Program, Script, ScriptError, scripts};
 use crate::plan::{Plan, StagePlan, TaskSet};
 use crate::state::{Journal, RunDir, StateError};
 use crate::workflow::StageName;
-
-/// How often a submission is tried that certainly did not reach the controller.
-const TRIES: u32 = 3;
 
 /// What is queued now.
 #[derive(Debug, Default)]
@@ -123,71 +121,61 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
         source,
     })?;
     reconcile(run, slurm, &mut journal, &mut events)?;
-    let submitter = Submitter {
+    let writer = Writer {
         run,
         plan,
         profile,
-        slurm,
         program,
         limits: limits(slurm)?,
     };
-    let mut submission = Submission::default();
     let earlier = by_stage(jobs(&events));
     // All before the first job: between two jobs each would wait for the disk.
     let mut written: BTreeMap<&StageName, Result<Vec<Intended>, SubmitError>> = BTreeMap::new();
     for (name, stage) in &plan.stages {
         let left = left(&stage.todo, earlier.get(name).map_or(&[], Vec::as_slice));
         if !left.is_empty() {
-            written.insert(name, submitter.write(stage, &left));
+            written.insert(name, writer.write(stage, &left));
         }
     }
-    let mut journal = Noted::new(journal);
+    let mut going = Going {
+        sbatch: Sbatch { run, plan, slurm },
+        journal: Noted::new(journal),
+        attempts: VecDeque::new(),
+        parents: BTreeMap::new(),
+        new: BTreeMap::new(),
+        missing: BTreeMap::new(),
+        stopped: None,
+    };
     let scripts = plan.stages.keys().filter_map(|name| written.get(name)?.as_ref().ok());
-    journal.intend(scripts.flatten().map(|(_, intent)| intent))?;
-    // How the stages stand that the ones after them need.
-    let mut parents: BTreeMap<StageName, Parent> = BTreeMap::new();
-    for (name, stage) in &plan.stages {
-        if stage.todo.is_empty() {
-            parents.insert(name.clone(), Parent::Done);
-            continue;
-        }
-        let before = earlier.get(name).cloned().unwrap_or_default();
+    going.journal.intend(scripts.flatten().map(|(_, intent)| intent))?;
+    for (name, stage) in plan.stages.iter().filter(|(_, stage)| !stage.todo.is_empty()) {
+        let before = earlier.get(name).map_or(&[][..], Vec::as_slice);
         let mut parent = Parent::Done;
         // Once stopped, nothing will be submitted that would have to know.
-        if !before.is_empty() && submission.stopped.is_none() {
-            match standing(run, slurm, name, &before) {
+        if !before.is_empty() && going.stopped.is_none() {
+            match standing(run, slurm, name, before) {
                 Ok(standing) => parent = standing,
-                Err(error) => submission.stopped = Some(error),
+                Err(error) => going.stopped = Some(error),
             }
         }
-        let Some(scripts) = written.remove(name) else {
-            submission.stages.push(stage_jobs(stage, &before, &[]));
-            parents.insert(name.clone(), parent);
-            continue;
-        };
-        let mut new = Vec::new();
-        let problem = match (&submission.stopped, dependency(stage, &parents)) {
-            (Some(_), _) => Some(Missing::Stopped),
-            (None, Dependency::Missing(why)) => Some(why),
-            (None, Dependency::Jobs(needs)) => {
-                submission.stopped = scripts
-                    .and_then(|scripts| submitter.stage(stage, scripts, &needs, parent.open(), &mut journal, &mut new))
-                    .err();
-                submission.stopped.as_ref().map(|_| Missing::Stopped)
-            }
-        };
-        if !before.is_empty() || !new.is_empty() {
-            submission.stages.push(stage_jobs(stage, &before, &new));
-        }
-        if let Some(why) = problem {
-            submission.missing.push((name.clone(), why));
-            parent = Parent::Missing;
-        } else {
-            parent = parent.with(new);
-        }
-        parents.insert(name.clone(), parent);
+        going.stage(stage, written.remove(name), parent);
     }
-    journal.close()?;
+    going.settle(|_| true);
+    going.journal.close()?;
+    let mut submission = Submission {
+        stopped: going.stopped,
+        ..Submission::default()
+    };
+    for (name, stage) in plan.stages.iter().filter(|(_, stage)| !stage.todo.is_empty()) {
+        let before = earlier.get(name).map_or(&[][..], Vec::as_slice);
+        let new = going.new.remove(name).unwrap_or_default();
+        if !before.is_empty() || !new.is_empty() {
+            submission.stages.push(stage_jobs(stage, before, &new));
+        }
+        if let Some(why) = going.missing.remove(name) {
+            submission.missing.push((name.clone(), why));
+        }
+    }
     Ok(submission)
 }
 
@@ -217,29 +205,18 @@ pub fn setting<'a>(config: &'a str, key: &str) -> Option<&'a str> {
     line.split_once('=').map(|(_, value)| value.trim())
 }
 
-/// What became of a submission that gave no id.
-enum Found {
-    /// This is its id.
-    Job(String),
-    /// No such job is, or was.
-    Nothing,
-    /// Slurm could not be asked.
-    Unknown(CallError),
-}
-
 /// A script, and what is meant to be done with it.
 type Intended = (Script, Intent);
 
-struct Submitter<'a> {
+struct Writer<'a> {
     run: &'a RunDir,
     plan: &'a Plan,
     profile: &'a SlurmProfile,
-    slurm: &'a Slurm,
     program: &'a Program,
     limits: Limits,
 }
 
-impl Submitter<'_> {
+impl Writer<'_> {
     /// Writes the scripts of the tasks `left` of a stage into the run folder; with what is meant to be done with each.
     fn write(&self, stage: &StagePlan, left: &TaskSet) -> Result<Vec<Intended>, SubmitError> {
         let name = &stage.stage.name;
@@ -265,145 +242,92 @@ impl Submitter<'_> {
             })
             .collect())
     }
+}
 
-    /// Submits the scripts of a stage, of whose jobs `before` are active; `jobs` grows by each job that Slurm took.
-    fn stage(
-        &self,
-        stage: &StagePlan,
-        scripts: Vec<Intended>,
-        needs: &[Needed],
-        before: &[SubmittedJob],
-        journal: &mut Noted,
-        jobs: &mut Vec<SubmittedJob>,
-    ) -> Result<(), SubmitError> {
+/// A submission that is going on.
+struct Going<'a> {
+    sbatch: Sbatch<'a>,
+    journal: Noted,
+    /// Oldest first; no more than [`Slurm::at_once`].
+    attempts: VecDeque<Attempt>,
+    /// How the stages so far stand, as far as attempts have ended; what is not here has nothing to run.
+    parents: BTreeMap<StageName, Parent>,
+    /// What was submitted.
+    new: BTreeMap<StageName, Vec<SubmittedJob>>,
+    missing: BTreeMap<StageName, Missing>,
+    stopped: Option<SubmitError>,
+}
+
+impl Going<'_> {
+    /// Submits the scripts of a stage, which stood as `parent` before: `None` where all of it is submitted already.
+    fn stage(&mut self, stage: &StagePlan, scripts: Option<Result<Vec<Intended>, SubmitError>>, parent: Parent) {
+        let name = &stage.stage.name;
+        let before = parent.open().last().map(|job| job.job.clone());
+        self.parents.insert(name.clone(), parent);
+        let Some(scripts) = scripts else { return };
+        // Ids of what it needs.
+        self.settle(|under_way| stage.stage.needs.iter().any(|need| need.stage == *under_way));
+        let needs = match (&self.stopped, dependency(stage, &self.parents)) {
+            (Some(_), _) => return self.miss(name, Missing::Stopped),
+            (None, Dependency::Missing(why)) => return self.miss(name, why),
+            (None, Dependency::Jobs(needs)) => needs,
+        };
+        let scripts = match scripts {
+            Ok(scripts) => scripts,
+            Err(error) => {
+                self.stopped = Some(error);
+                return self.miss(name, Missing::Stopped);
+            }
+        };
         let limited = stage.stage.array.as_ref().is_some_and(|array| array.max_parallel.is_some());
         for (script, intent) in scripts {
             let mut clauses: Vec<String> = needs.iter().filter_map(|need| need.clause(&script.chunk)).collect();
             // A limit on what runs at once holds for one array: the stage's next array waits for the one before it.
-            if let (true, Some(before)) = (limited, jobs.last().or(before.last())) {
-                clauses.push(format!("afterany:{}", before.job));
+            if limited {
+                self.settle(|under_way| under_way == name);
+                let last = self.new.get(name).and_then(|jobs| jobs.last()).map(|job| &job.job);
+                clauses.extend(last.or(before.as_ref()).map(|job| format!("afterany:{job}")));
             }
-            jobs.push(self.script(&script, intent, &clauses.join(","), journal)?);
+            while self.attempts.len() >= self.sbatch.slurm.at_once {
+                self.settle_first();
+            }
+            if self.stopped.is_some() {
+                return self.miss(name, Missing::Stopped);
+            }
+            let attempt = self.sbatch.begin(script, intent, clauses.join(","), &mut self.journal);
+            self.attempts.push_back(attempt);
         }
-        Ok(())
     }
 
-    /// Submits one script, as the journal says that it is about to be, and knows afterwards whether it was.
-    fn script(&self, script: &Script, mut intent: Intent, dependency: &str, journal: &mut Noted) -> Result<SubmittedJob, SubmitError> {
-        let stage = &script.stage;
-        let mut tries = 1;
-        loop {
-            journal.tries(&intent);
-            let error = match self.sbatch(script, dependency, &intent.token) {
-                Ok(job) => return journal.submitted(intent, job),
-                Err(error) => error,
-            };
-            let nothing_ran = matches!(error, CallError::Spawn { .. } | CallError::NoConfiguration { .. });
-            let found = if nothing_ran {
-                Found::Nothing
-            } else {
-                self.find(&error, &intent.token)?
-            };
-            match found {
-                Found::Job(job) => return journal.submitted(intent, job),
-                Found::Unknown(source) => {
-                    return Err(SubmitError::Unknown {
-                        stage: stage.clone(),
-                        source,
-                    });
+    /// Waits until no stage is under way that `which` names.
+    fn settle(&mut self, which: impl Fn(&StageName) -> bool) {
+        while self.attempts.iter().any(|attempt| which(attempt.stage())) {
+            self.settle_first();
+        }
+    }
+
+    fn settle_first(&mut self) {
+        let Some(attempt) = self.attempts.pop_front() else { return };
+        let stage = attempt.stage().clone();
+        match self.sbatch.end(attempt, self.stopped.is_none(), &mut self.journal) {
+            Ok(job) => {
+                self.new.entry(stage.clone()).or_default().push(job.clone());
+                if let Some(parent) = self.parents.get_mut(&stage) {
+                    parent.add(job);
                 }
-                Found::Nothing => {}
             }
-            journal.not_submitted(&intent, error.to_string())?;
-            match verdict(stage, error) {
-                SubmitError::Unreachable { .. } if !nothing_ran && tries < TRIES => tries += 1,
-                error => return Err(error),
-            }
-            intent = self::intent(script);
-            journal.intend([&intent])?;
-        }
-    }
-
-    /// A plain refusal is looked for once; a request without an answer may still be under way.
-    fn find(&self, error: &CallError, token: &str) -> Result<Found, SubmitError> {
-        match error {
-            CallError::Failed { message, .. } if !is_unreachable(message) => Ok(match queued(self.slurm, token) {
-                Ok(Some(job)) => Found::Job(job),
-                Ok(None) => Found::Nothing,
-                Err(error) => Found::Unknown(error),
-            }),
-            _ => {
-                let Search { mut jobs, doubt } = find(self.run, self.slurm, &[token], When::Now)?;
-                Ok(match (jobs.pop().flatten(), doubt) {
-                    (Some(job), _) => Found::Job(job),
-                    (None, Some(error)) => Found::Unknown(error),
-                    (None, None) => Found::Nothing,
-                })
+            Err(error) => {
+                self.stopped.get_or_insert(error);
+                self.miss(&stage, Missing::Stopped);
             }
         }
     }
 
-    fn sbatch(&self, script: &Script, dependency: &str, token: &str) -> Result<String, CallError> {
-        // On the command line, where they go before whatever the script says.
-        let name = format!("--job-name={}.{token}", job_name(self.plan, &script.stage));
-        let comment = format!("--comment=dvrun:{token}");
-        let dependency = format!("--dependency={dependency}");
-        let mut args: Vec<&OsStr> = vec!["--parsable".as_ref(), name.as_ref(), comment.as_ref()];
-        if !dependency.ends_with('=') {
-            args.push(dependency.as_ref());
-        }
-        args.push(script.path.as_os_str());
-        let answer = call(self.slurm, &self.slurm.sbatch, &args)?;
-        job_id(&answer).ok_or_else(|| CallError::Unreadable {
-            command: self.slurm.sbatch.display().to_string(),
-            answer: answer.chars().take(200).collect(),
-        })
+    /// The stage is not submitted, or only in part.
+    fn miss(&mut self, stage: &StageName, why: Missing) {
+        self.parents.insert(stage.clone(), Parent::Missing);
+        self.missing.entry(stage.clone()).or_insert(why);
     }
-}
-
-/// The last line that is an id, or `id;cluster`: sites print banners before and after.
-fn job_id(answer: &str) -> Option<String> {
-    answer.lines().rev().find_map(|line| {
-        let (id, cluster) = line.trim().split_once(';').unwrap_or((line.trim(), "c"));
-        let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-        let is_cluster = !cluster.is_empty() && cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        (is_id && is_cluster).then(|| id.to_owned())
-    })
-}
-
-/// What a job that certainly was not submitted means for the rest.
-fn verdict(stage: &StageName, error: CallError) -> SubmitError {
-    const LIMITS: [&str; 7] = [
-        "SubmitJobLimit",
-        "SubmitJobPerUserLimit",
-        "SubmitJobPerAccountLimit",
-        "Job violates accounting/QOS policy",
-        "temporarily unable to accept job",
-        "Resource temporarily unavailable",
-        "MaxJobCount",
-    ];
-    let stage = stage.clone();
-    match error {
-        CallError::Failed { message, .. } if LIMITS.iter().any(|limit| message.contains(limit)) => SubmitError::Limit { stage, message },
-        CallError::Failed { message, .. } if !is_unreachable(&message) => SubmitError::Rejected { stage, message },
-        source => SubmitError::Unreachable { stage, source },
-    }
-}
-
-/// What is meant to be done with `script`.
-pub fn intent(script: &Script) -> Intent {
-    Intent {
-        token: token(),
-        stage: script.stage.clone(),
-        tasks: script.chunk.tasks.clone(),
-        offset: script.chunk.offset,
-    }
-}
-
-/// Twelve characters, as good as unique among all jobs of a cluster.
-fn token() -> String {
-    let letters = std::iter::repeat_with(|| fastrand::choice(b"abcdefghjkmnpqrstvwxyz23456789"));
-    letters.flatten().map(|&b| char::from(b)).take(12).collect()
 }
 
 /// The tasks of `todo` that are in none of `jobs`.
@@ -426,15 +350,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_stand_among_banners() {
-        assert_eq!(job_id("123\n").as_deref(), Some("123"));
-        assert_eq!(job_id("Welcome to X 2026\n123;alpha-1\nHave a nice day\n").as_deref(), Some("123"));
-        assert_eq!(job_id("Budget left: 17\n"), None);
-        assert_eq!(job_id(""), None);
-        assert_eq!(job_id("12a\n;x\n5;\n"), None);
-    }
-
-    #[test]
     fn what_is_left_is_what_no_job_holds() {
         let job = |tasks: &[u32]| SubmittedJob {
             intent: Intent {
@@ -448,31 +363,5 @@ mod tests {
         };
         let left = left(&TaskSet::all(8), &[job(&[0, 1, 6]), job(&[3])]);
         assert_eq!(left.iter().collect::<Vec<_>>(), [2, 4, 5, 7]);
-    }
-
-    #[test]
-    fn limits_are_told_from_refusals() {
-        let failed = |message: &str| {
-            verdict(
-                &StageName("s".into()),
-                CallError::Failed {
-                    command: "sbatch".into(),
-                    status: "exit status: 1".into(),
-                    message: message.into(),
-                },
-            )
-        };
-        assert!(matches!(
-            failed("sbatch: error: QOSMaxSubmitJobPerUserLimit"),
-            SubmitError::Limit { .. }
-        ));
-        assert!(matches!(
-            failed("sbatch: error: invalid partition specified: x"),
-            SubmitError::Rejected { .. }
-        ));
-        assert!(matches!(
-            failed("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"),
-            SubmitError::Unreachable { .. }
-        ));
     }
 }
