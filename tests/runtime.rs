@@ -8,5 +8,6 @@ pub mod fixture;
 mod image_files;
 mod kernel_mounts;
 mod programs;
+mod read_ahead;
 mod roots;
 mod terminals;

@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use super::failure::{Failure, Outcome, exit};
 use super::images::Rootfs;
 use super::machine;
-use super::settings::THIS_PROGRAM;
+use super::settings::{Settings, THIS_PROGRAM};
 use crate::runtime::{self, Container, MissingCwd, Mount, Raw, Running, Stdio, Terminal, User, Writable};
 
 /// Options of a container at hand.
@@ -123,7 +123,13 @@ const HOME: &str = "/home/user";
 
 impl ContainerOptions {
     /// The container of `image` that runs `argv`; `env` stands before what the options say.
-    pub fn container(&self, image: &Rootfs, argv: Vec<String>, mut env: Vec<(String, String)>) -> Result<Container, Failure> {
+    pub fn container(
+        &self,
+        image: &Rootfs,
+        argv: Vec<String>,
+        mut env: Vec<(String, String)>,
+        settings: &Settings,
+    ) -> Result<Container, Failure> {
         let execution = &image.execution;
         for EnvArgument(name, value) in &self.env {
             match value.clone().or_else(|| std::env::var(name).ok()) {
@@ -149,6 +155,8 @@ impl ContainerOptions {
                 Some(_) => MissingCwd::Refuse,
                 None => MissingCwd::Make,
             },
+            // What follows the first two words (`python3 train.py`) are a program's arguments.
+            read_ahead: settings.read_ahead(argv.iter().take(2).cloned().collect::<Vec<_>>().join(" ")),
             argv,
             user: match self.user {
                 _ if self.fakeroot => User::Root,

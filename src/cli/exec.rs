@@ -41,11 +41,11 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     };
     match arguments.tty {
         true => {
-            let container = arguments.options.container(&image, argv, container::terminal_type())?;
+            let container = arguments.options.container(&image, argv, container::terminal_type(), settings)?;
             container::run_on_terminal(&arguments.image, &container)
         }
         false => {
-            let container = arguments.options.container(&image, argv, Vec::new())?;
+            let container = arguments.options.container(&image, argv, Vec::new(), settings)?;
             container::run(&arguments.image, &container)
         }
     }

@@ -33,6 +33,6 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         return Err(Failure::message(exit::USAGE, "name the app: dvrun run-app IMAGE APP"));
     };
     let app = runtime::app(&image.root, name, args)?;
-    let container = arguments.options.container(&image, app.argv, app.env)?;
+    let container = arguments.options.container(&image, app.argv, app.env, settings)?;
     container::run(&arguments.image, &container)
 }

@@ -19,7 +19,7 @@ use super::failure::{Failure, exit};
 use super::preparation::{PrepareJob, Where};
 use crate::engine::slurm::{Program, Slurm, SlurmProfile};
 use crate::net;
-use crate::runtime::ImageAccess;
+use crate::runtime::{ImageAccess, ReadAhead};
 use crate::store::Store;
 use crate::workflow::units::Seconds;
 
@@ -47,12 +47,14 @@ struct File {
 }
 
 /// The part `runtime`.
-/// How tasks' containers are run: what runs them (`runtime: apptainer`), or all of it (`runtime: {name: …, image_access: …}`).
+/// How containers are run: what runs those of tasks (`runtime: apptainer`), or all of it (`runtime: {name: …, image_access: …}`).
 #[derive(Clone, Debug, Default)]
 struct RuntimeFile {
     name: Option<RuntimeName>,
     /// How a SIF or SquashFS becomes a root file system: `auto`, `kernel`, `fuse` or `extract`.
     image_access: Option<ImageAccess>,
+    /// Whether what a program reads when it starts is learnt, and read ahead the next time.
+    read_ahead: Option<bool>,
 }
 
 impl<'de> Deserialize<'de> for RuntimeFile {
@@ -62,26 +64,35 @@ impl<'de> Deserialize<'de> for RuntimeFile {
         struct Parts {
             name: Option<RuntimeName>,
             image_access: Option<ImageAccess>,
+            read_ahead: Option<bool>,
         }
         struct Either;
         impl<'de> Visitor<'de> for Either {
             type Value = RuntimeFile;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`dvrun`, `apptainer`, or a mapping of `name` and `image_access`")
+                f.write_str("`dvrun`, `apptainer`, or a mapping of `name`, `image_access` and `read_ahead`")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<RuntimeFile, E> {
                 let name = RuntimeName::deserialize(name.into_deserializer())?;
                 Ok(RuntimeFile {
                     name: Some(name),
-                    image_access: None,
+                    ..RuntimeFile::default()
                 })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RuntimeFile, A::Error> {
-                let Parts { name, image_access } = Parts::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(RuntimeFile { name, image_access })
+                let Parts {
+                    name,
+                    image_access,
+                    read_ahead,
+                } = Parts::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RuntimeFile {
+                    name,
+                    image_access,
+                    read_ahead,
+                })
             }
         }
         deserializer.deserialize_any(Either)
@@ -119,6 +130,8 @@ pub struct Settings {
     pub store: Store,
     pub scratch: PathBuf,
     pub image_access: ImageAccess,
+    /// Where lists of what programs read when they start are kept; `None`: nowhere.
+    pub read_ahead: Option<PathBuf>,
     /// Of tasks.
     pub runtime: RuntimeName,
     pub tag_ttl: Seconds,
@@ -133,6 +146,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Where it is kept what `program` reads when it starts.
+    pub fn read_ahead(&self, program: String) -> Option<ReadAhead> {
+        let folder = self.read_ahead.clone()?;
+        Some(ReadAhead { folder, program })
+    }
+
     /// # Errors
     /// A configuration file that cannot be read or is wrong, with its position; a profile that there is not.
     pub fn load(global: &Global) -> Result<Settings, Failure> {
@@ -170,6 +189,8 @@ impl Settings {
         let runtime = profile.runtime.name.or(file.runtime.name).unwrap_or_default();
         profile.slurm.apptainer = runtime == RuntimeName::Apptainer;
         let image_access = profile.runtime.image_access.or(file.runtime.image_access);
+        let store = Store::new(&cache).with_spool(spool);
+        let reads_ahead = profile.runtime.read_ahead.or(file.runtime.read_ahead).unwrap_or(true);
         let tag_ttl = file.tag_ttl.as_deref().unwrap_or("1h");
         let tag_ttl = tag_ttl
             .parse()
@@ -185,7 +206,8 @@ impl Settings {
         let exe = env::current_exe().map_err(|error| Failure::new(exit::INFRASTRUCTURE, &error, None))?;
         let user = nix::unistd::Uid::current();
         Ok(Settings {
-            store: Store::new(&cache).with_spool(spool),
+            read_ahead: reads_ahead.then(|| store.read_ahead()),
+            store,
             scratch: scratch.unwrap_or_else(|| "/tmp".into()),
             image_access: image_access.unwrap_or_default(),
             runtime,
@@ -243,6 +265,7 @@ impl File {
             runtime: RuntimeFile {
                 name: self.runtime.name.or(base.runtime.name),
                 image_access: self.runtime.image_access.or(base.runtime.image_access),
+                read_ahead: self.runtime.read_ahead.or(base.runtime.read_ahead),
             },
             tag_ttl: self.tag_ttl.or(base.tag_ttl),
             mirrors: joined(base.mirrors, self.mirrors),

@@ -25,10 +25,10 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
     let image = images::rootfs(&arguments.image, arguments.options.offline.into(), global, settings)?;
     let argv = vec![shell(&image.root)?];
     if container::at_terminal() {
-        let container = arguments.options.container(&image, argv, container::terminal_type())?;
+        let container = arguments.options.container(&image, argv, container::terminal_type(), settings)?;
         container::run_on_terminal(&arguments.image, &container)
     } else {
-        let container = arguments.options.container(&image, argv, Vec::new())?;
+        let container = arguments.options.container(&image, argv, Vec::new(), settings)?;
         container::run(&arguments.image, &container)
     }
 }

@@ -129,6 +129,7 @@ pub fn place(runtime: RuntimeName, settings: &Settings) -> Result<Place, Failure
         exe: THIS_PROGRAM.into(),
         scratch: settings.scratch.clone(),
         image_access: settings.image_access,
+        read_ahead: settings.read_ahead.clone(),
         host: settings.host.clone(),
         job: None,
         own_job: None,

@@ -15,6 +15,8 @@ pub struct Place {
     pub scratch: PathBuf,
     /// How an image that is one file becomes a root file system.
     pub image_access: ImageAccess,
+    /// The folder in which it is kept what stages' programs read when they start; `None`: nowhere.
+    pub read_ahead: Option<PathBuf>,
     pub host: String,
     /// Slurm's id of this job.
     pub job: Option<String>,

@@ -19,7 +19,7 @@ use super::watch::{Cause, End, Ended, Watch};
 use crate::lock::LockedImage;
 use crate::plan::Task;
 use crate::runtime::{
-    self, Apptainer, Container, HostProgram, Invocation, Io, MissingCwd, Mount, Running, RuntimeError, Stream, User, Writable,
+    self, Apptainer, Container, HostProgram, Invocation, Io, MissingCwd, Mount, ReadAhead, Running, RuntimeError, Stream, User, Writable,
 };
 use crate::state::RunDir;
 use crate::store::remove_tree;
@@ -68,6 +68,11 @@ pub(super) fn in_container(
         .map(|rank| private_folder(Path::new(SHARED_MEMORY), Some(rank)))
         .transpose()?;
     let mut container = container(task, &image, binds, scratch.path(), rank.as_ref())?;
+    // The tasks of a stage read alike, whatever their scripts say of shards.
+    container.read_ahead = place.read_ahead.clone().map(|folder| ReadAhead {
+        folder,
+        program: task.stage.to_string(),
+    });
     if let Some(memory) = &memory {
         container.binds.push(Mount {
             source: memory.path().to_owned(),
@@ -222,6 +227,7 @@ fn container(task: &Task, image: &TaskImage, mut binds: Vec<Mount>, scratch: &Pa
         scratch: Some(scratch.to_owned()),
         home: HOME.into(),
         hostname: None,
+        read_ahead: None,
     })
 }
 

@@ -230,6 +230,7 @@ mod tests {
             scratch: Some("/scratch/1".into()),
             home: "/home/user".into(),
             hostname: None,
+            read_ahead: None,
         }
     }
 

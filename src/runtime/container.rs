@@ -26,6 +26,8 @@ pub struct Container {
     pub home: PathBuf,
     /// Host name inside.
     pub hostname: Option<String>,
+    /// `None`: nothing is read ahead of the program, and nothing learnt. Counts for an image that a server of ours answers for.
+    pub read_ahead: Option<ReadAhead>,
 }
 
 /// Where the root file system comes from.
@@ -42,6 +44,15 @@ pub enum Root {
         /// A folder of this node in which an image is unpacked when there is no other way.
         scratch: PathBuf,
     },
+}
+
+/// Where it is kept what programs read when they start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadAhead {
+    /// A folder of lists, one for each image and program; made when there is the first.
+    pub folder: PathBuf,
+    /// A name for programs that read the same: they share a list.
+    pub program: String,
 }
 
 /// How an image that is one file is made a root file system.

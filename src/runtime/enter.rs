@@ -98,8 +98,9 @@ pub fn refused(errno: Errno, what: &str) -> RuntimeError {
     }
 }
 
-/// From the host's root to the container's. Afterwards nothing of the host is left but what was bound.
-pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Result<(), RuntimeError> {
+/// From the host's root to the container's. Afterwards nothing of the host is left but what was bound. Gives an `O_PATH` of the
+/// image's root.
+pub fn enter(container: &Container, ids: Ids, view: &View, kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
     let before = umask(Mode::empty());
     // Nothing of this reaches the host, but what the host mounts later (an automounter's folders) comes in.
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
@@ -145,7 +146,7 @@ pub fn enter(container: &Container, ids: Ids, view: View, kernel: Kernel) -> Res
     }
     root::pivot(kernel)?;
     umask(before);
-    Ok(())
+    Ok(image)
 }
 
 /// Whether an outer mount of `earlier` hides what the image has at a step's target.

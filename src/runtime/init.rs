@@ -26,6 +26,7 @@ use super::filter;
 use super::launch::DEFAULT_PATH;
 use super::monitor;
 use super::orphans;
+use super::read_ahead;
 use super::serve::View;
 use super::sys::{self, Fate, Words};
 use super::wire::{self, Message, RANK_SOCKET, Spec};
@@ -93,8 +94,12 @@ fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -
     if let Some(name) = &container.hostname {
         nix::unistd::sethostname(name).map_err(setup("setting the host name"))?;
     }
-    enter::enter(container, ids, view, spec.kernel)?;
+    let image = enter::enter(container, ids, &view, spec.kernel)?;
     confine(container.user != User::Caller && ids.inside.uid == 0)?;
+    if let Some(list) = view.list() {
+        read_ahead::start(&image, list).map_err(setup("reading ahead"))?;
+    }
+    drop((image, view));
     nix::unistd::chdir(&container.cwd).map_err(|errno| RuntimeError::WorkingDir {
         path: container.cwd.clone(),
         source: errno.into(),

@@ -45,6 +45,7 @@ mod mounts;
 mod orphans;
 mod probe;
 mod program;
+mod read_ahead;
 mod root;
 mod scif;
 mod serve;
@@ -55,7 +56,7 @@ mod unpack;
 mod wire;
 
 pub use apptainer::{Apptainer, apptainer, mount_points};
-pub use container::{Container, ImageAccess, MissingCwd, Mount, Root, User, Writable};
+pub use container::{Container, ImageAccess, MissingCwd, Mount, ReadAhead, Root, User, Writable};
 pub use error::{Os, RuntimeError};
 pub use exit::{Exit, Io, Status, Usage};
 pub use forbidden::Forbidden;

@@ -257,6 +257,7 @@ mod tests {
             scratch: None,
             home: "/home/ada".into(),
             hostname: None,
+            read_ahead: None,
         }
     }
 

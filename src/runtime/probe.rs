@@ -28,6 +28,7 @@ pub fn try_container(exe: &Path, empty: &Path, writable: Writable) -> Result<(),
         scratch: None,
         home: "/home/user".into(),
         hostname: None,
+        read_ahead: None,
     };
     let stdio = Stdio {
         stdin: Stream::Null,

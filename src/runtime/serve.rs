@@ -18,6 +18,7 @@ use super::enter::Ids;
 use super::error::RuntimeError;
 use super::fuse::{self, Handover, Owner};
 use super::kernel_mount;
+use super::read_ahead::{Learning, List};
 use super::unpack::{self, Copy};
 use crate::squashfs::Squashfs;
 
@@ -31,6 +32,8 @@ pub enum View {
         file: PathBuf,
         owner: Owner,
         server: Handover,
+        /// What is to be read ahead of the program.
+        list: List,
     },
 }
 
@@ -39,6 +42,7 @@ pub enum View {
 pub struct Keeper {
     server: Option<Pid>,
     copy: Option<Copy>,
+    learning: Option<Learning>,
 }
 
 /// A folder that every host has, on which nothing of a container's depends: the image is mounted on it until it lies where
@@ -93,20 +97,30 @@ pub fn image(container: &Container, ids: Ids, control: &OwnedFd) -> Result<(View
         let hint = "the folder for it is `scratch` in the configuration, or TMPDIR";
         let copy = unpack::obtain(&image, &opened, offset, scratch).map_err(|error| unusable(file, &error, Some(hint.to_owned())))?;
         let view = View::Folder(copy.folder.clone());
-        let copy = Some(copy);
-        return Ok((view, Keeper { copy, server: None }));
+        let keeper = Keeper {
+            copy: Some(copy),
+            ..Keeper::default()
+        };
+        return Ok((view, keeper));
     }
     drop(opened);
     let owner = ids.inside;
-    let (pid, server) = fuse::start(image, owner, control).map_err(RuntimeError::setup("starting the image's server"))?;
-    let file = file.clone();
-    Ok((
-        View::Fuse { file, owner, server },
-        Keeper {
-            server: Some(pid),
-            copy: None,
-        },
-    ))
+    // Without it the program only starts more slowly.
+    let learning = (container.read_ahead.as_ref()).and_then(|place| Learning::begin(place, &image, file, offset).ok());
+    let (learning, trace) = learning.unzip();
+    let (pid, server) = fuse::start(image, owner, trace, control).map_err(RuntimeError::setup("starting the image's server"))?;
+    let view = View::Fuse {
+        file: file.clone(),
+        owner,
+        server,
+        list: learning.as_ref().map(|learning| learning.known().clone()).unwrap_or_default(),
+    };
+    let keeper = Keeper {
+        server: Some(pid),
+        learning,
+        ..Keeper::default()
+    };
+    Ok((view, keeper))
 }
 
 /// The kernel's own mount where it can be had, and shows a program nothing else than the other ways do.
@@ -175,7 +189,7 @@ impl View {
                 kernel_mount::put(mounted, Path::new(QUIET)).map_err(RuntimeError::setup("taking over the image's mount"))?;
                 Path::new(QUIET)
             }
-            View::Fuse { file, owner, server } => {
+            View::Fuse { file, owner, server, .. } => {
                 let device = fuse::mount(Path::new(QUIET), *owner).map_err(|errno| RuntimeError::Fuse {
                     path: file.clone(),
                     source: errno.into(),
@@ -194,6 +208,14 @@ impl View {
     /// Whether a process of our own answers for the image.
     pub fn is_served(&self) -> bool {
         matches!(self, View::Fuse { .. })
+    }
+
+    /// What is to be read ahead of the program; may be nothing.
+    pub fn list(&self) -> Option<&List> {
+        match self {
+            View::Fuse { list, .. } => Some(list),
+            View::Folder(_) | View::Mounted(_) => None,
+        }
     }
 
     /// Takes away what [`View::open`] mounted, once the image lies where it belongs.
@@ -238,6 +260,9 @@ impl Keeper {
             kill(server, Signal::SIGKILL)
                 .and_then(|()| gone(server, WaitPidFlag::empty()))
                 .map_err(RuntimeError::setup("ending the image's server"))?;
+        }
+        if let Some(learning) = self.learning {
+            learning.end();
         }
         match self.copy {
             None => Ok(()),

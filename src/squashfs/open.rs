@@ -17,6 +17,7 @@ pub struct Squashfs {
     pub(super) source: Source,
     pub(super) codec: Codec,
     pub(super) block_size: u32,
+    superblock: [u8; SUPERBLOCK as usize],
     pub(super) root: InodeRef,
     pub(super) inodes: u32,
     pub(super) fragments: u32,
@@ -76,6 +77,7 @@ impl Squashfs {
         Ok(Squashfs {
             codec,
             block_size,
+            superblock: bytes,
             root: InodeRef(u64_at(32)),
             inodes: u32_at(4),
             fragments: u32_at(16),
@@ -112,6 +114,12 @@ impl Squashfs {
     /// Bytes from the file system's beginning to the end of the file.
     pub fn length(&self) -> u64 {
         self.source.length
+    }
+
+    /// The file system's first bytes: where its tables lie, how many things there are. Two images that share them are the same, by all
+    /// that is likely.
+    pub fn superblock(&self) -> &[u8] {
+        &self.superblock
     }
 
     /// The root folder.

@@ -64,6 +64,11 @@ impl Store {
         self.root.join("scratch")
     }
 
+    /// Lists of what programs read of their images when they start.
+    pub fn read_ahead(&self) -> PathBuf {
+        self.root.join("read-ahead")
+    }
+
     pub fn locks(&self) -> PathBuf {
         self.root.join("locks")
     }

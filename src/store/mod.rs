@@ -12,6 +12,7 @@
 //! ├── data/sha256-abcd…/           one data set, named by its identity: files hard-linked from blobs
 //! ├── tags/                        tag → digest, with the time it was asked
 //! ├── partial/                     downloads in progress, resumed by the next process
+//! ├── read-ahead/                  what programs read of images when they start: advice, written by their containers
 //! ├── scratch/                     conversions in progress; each folder is locked by its owner, and swept when it is not
 //! └── locks/                       one file a piece of work: two processes do it once
 //! ```

@@ -78,6 +78,7 @@ impl Fixture {
             scratch: None,
             home: "/home/user".into(),
             hostname: None,
+            read_ahead: None,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::support::{binary, finish, lane, wait_until};
 
 pub const SOON: Duration = Duration::from_secs(60);
 
-fn ready_for(access: ImageAccess) -> bool {
+pub fn ready_for(access: ImageAccess) -> bool {
     ready()
         && lane(
             "mksquashfs: not installed",
@@ -201,8 +201,8 @@ fn a_writable_root_forgets_over_an_image_file_too() {
     }
 }
 
-/// Overwrites stored bytes in the middle of the data of `file`, whose packed content begins with what is looked for.
-fn damage(image: &Path, at: u64) {
+/// Overwrites stored bytes of an image.
+pub fn damage(image: &Path, at: u64) {
     let file = File::options().write(true).open(image).unwrap();
     file.write_all_at(&[0x55; 64], at).unwrap();
 }

@@ -15,6 +15,7 @@ use nix::unistd::{Pid, getppid, read};
 use super::protocol::{self, FOREVER, REQUEST_MAX, ROOT, Request, feature, opcode};
 use super::reply::{Attributes, Body, ENTRY, dirent_length};
 use crate::runtime::monitor::release_caller;
+use crate::runtime::read_ahead::{Question, Trace};
 use crate::runtime::sys::{self, Side};
 use crate::runtime::wire;
 use crate::squashfs::{Inode, InodeRef, Kind, Node, Squashfs, SquashfsError, Xattr};
@@ -47,7 +48,7 @@ const MESSAGES_MAX: u32 = 4;
 
 /// Forks the server. It ends with the calling thread's process, and when the mount is gone. Damage is told on `control`.
 /// The caller must have one thread.
-pub fn start(image: Squashfs, owner: Owner, control: &OwnedFd) -> nix::Result<(Pid, Handover)> {
+pub fn start(image: Squashfs, owner: Owner, trace: Option<Trace>, control: &OwnedFd) -> nix::Result<(Pid, Handover)> {
     let (theirs, ours) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let monitor = nix::unistd::getpid();
     match sys::fork()? {
@@ -61,6 +62,7 @@ pub fn start(image: Squashfs, owner: Owner, control: &OwnedFd) -> nix::Result<(P
                     let server = Server {
                         image,
                         owner,
+                        trace,
                         device,
                         control,
                         messages: AtomicU32::new(0),
@@ -109,6 +111,8 @@ fn receive(socket: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
 struct Server<'a> {
     image: Squashfs,
     owner: Owner,
+    /// What is asked for is noted in it.
+    trace: Option<Trace>,
     device: OwnedFd,
     control: &'a OwnedFd,
     messages: AtomicU32,
@@ -243,7 +247,13 @@ impl Server<'_> {
                 let size = (size as usize).min(READ_MAX);
                 // Zeroed once: afterwards it is as long as the longest read so far.
                 out.resize(out.len().max(size), 0);
-                let got = self.image.read(&self.inode(request.node)?, offset, &mut out[..size])?;
+                let inode = self.inode(request.node)?;
+                self.note(Question::Bytes {
+                    inode: inode.at,
+                    offset,
+                    length: size as u64,
+                });
+                let got = self.image.read(&inode, offset, &mut out[..size])?;
                 Answer::Bytes(&out[..got])
             }
             opcode::READDIR | opcode::READDIRPLUS => {
@@ -286,6 +296,12 @@ impl Server<'_> {
         Ok(Answer::Body(body.raw(&[0; 32])))
     }
 
+    fn note(&self, question: Question<'_>) {
+        if let Some(trace) = &self.trace {
+            trace.note(question);
+        }
+    }
+
     fn inode(&self, node: u64) -> Result<Inode, Failure> {
         let at = match node {
             ROOT => self.image.root(),
@@ -321,7 +337,12 @@ impl Server<'_> {
         if folder.kind() != Kind::Folder {
             return Err(Errno::ENOTDIR.into());
         }
-        Ok(match self.image.lookup(&folder, name)? {
+        let found = self.image.lookup(&folder, name)?;
+        if let Some(inode) = found {
+            let folder = folder.at;
+            self.note(Question::Name { folder, name, inode });
+        }
+        Ok(match found {
             Some(at) => Body::default().entry(self.node(at), &self.attributes(&self.image.inode(at)?)),
             None => Body::default().no_entry(),
         })
@@ -332,6 +353,10 @@ impl Server<'_> {
         let inode = self.inode(folder)?;
         if inode.kind() != Kind::Folder {
             return Err(Errno::ENOTDIR.into());
+        }
+        if detail == Detail::Attributes {
+            // From now on the kernel knows what is in it.
+            self.note(Question::Names(inode.at));
         }
         let listing = self.image.list(&inode)?;
         let mut body = Body::default();
