@@ -10,7 +10,7 @@ use super::fixture::*;
 use super::image_files::{Packed, damage, ready_for};
 
 /// More files than a container reads that is not worth a list, each in a block of its own.
-const FILES: usize = 300;
+const FILES: usize = 600;
 /// Reads them all.
 const START: &str = "cat /data/many/*";
 /// Ends with the reader, which is the first process after PID 1, where there is one.
@@ -67,7 +67,7 @@ fn what_a_program_read_is_read_ahead_of_the_next() {
     assert_eq!((first.code, first.out.lines().count()), (0, FILES), "{}", first.err);
     let list = list(&packed).expect("a list");
     let text = fs::read(&list).unwrap();
-    for name in ["bin/busybox", "data/many/000", "data/many/299"] {
+    for name in ["bin/busybox", "data/many/000", "data/many/599"] {
         assert!(text.windows(name.len()).any(|window| window == name.as_bytes()), "{name}");
     }
     assert_eq!(fs::metadata(lists(&packed)).unwrap().permissions().mode() & 0o777, 0o700);
@@ -105,16 +105,17 @@ fn a_short_program_and_a_place_that_cannot_be_written_leave_no_list() {
 
 /// A list's file, as `src/runtime/read_ahead/list.rs` writes it.
 fn written(paths: &[&str]) -> Vec<u8> {
-    let extent = |path: &&str| {
+    let item = |path: &&str| {
         [
-            &0_u64.to_le_bytes()[..],
+            &[3][..],
+            &0_u64.to_le_bytes(),
             &u64::MAX.to_le_bytes(),
             &(path.len() as u16).to_le_bytes(),
             path.as_bytes(),
         ]
         .concat()
     };
-    [b"dvrahd1\n".to_vec(), paths.iter().flat_map(extent).collect()].concat()
+    [b"dvrahd1\n".to_vec(), paths.iter().flat_map(item).collect()].concat()
 }
 
 #[test]

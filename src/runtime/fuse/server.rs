@@ -238,10 +238,14 @@ impl Server<'_> {
                 let body = Body::default().u64(FOREVER.as_secs()).u32(0).u32(0);
                 Answer::Body(body.attributes(&self.attributes(&inode)))
             }
-            opcode::READLINK => match self.inode(request.node)?.node {
-                Node::Symlink(target) => Answer::Body(Body::default().raw(&target)),
-                _ => Answer::Error(Errno::EINVAL),
-            },
+            opcode::READLINK => {
+                let inode = self.inode(request.node)?;
+                self.note(Question::Link(inode.at));
+                match inode.node {
+                    Node::Symlink(target) => Answer::Body(Body::default().raw(&target)),
+                    _ => Answer::Error(Errno::EINVAL),
+                }
+            }
             opcode::READ => {
                 let (offset, size) = (request.u64(8).ok_or_else(wrong)?, request.u32(16).ok_or_else(wrong)?);
                 let size = (size as usize).min(READ_MAX);
@@ -338,10 +342,11 @@ impl Server<'_> {
             return Err(Errno::ENOTDIR.into());
         }
         let found = self.image.lookup(&folder, name)?;
-        if let Some(inode) = found {
-            let folder = folder.at;
-            self.note(Question::Name { folder, name, inode });
-        }
+        self.note(Question::Name {
+            folder: folder.at,
+            name,
+            inode: found,
+        });
         Ok(match found {
             Some(at) => Body::default().entry(self.node(at), &self.attributes(&self.image.inode(at)?)),
             None => Body::default().no_entry(),
@@ -354,10 +359,7 @@ impl Server<'_> {
         if inode.kind() != Kind::Folder {
             return Err(Errno::ENOTDIR.into());
         }
-        if detail == Detail::Attributes {
-            // From now on the kernel knows what is in it.
-            self.note(Question::Names(inode.at));
-        }
+        self.note(Question::Names(inode.at));
         let listing = self.image.list(&inode)?;
         let mut body = Body::default();
         for place in offset.. {

@@ -1,23 +1,25 @@
 //! From a server's trace to a list.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::list::{Extent, List};
+use super::list::{Item, List, What};
 use super::trace::{Question, Trace, questions};
 use crate::runtime::container::ReadAhead;
 use crate::squashfs::{InodeRef, Squashfs};
 
-/// A program that asks for less starts as fast without a list.
-const WORTH: usize = 256;
-/// Of a list's bytes so many in a hundred must be new to make another of it.
-const CHANGE: u64 = 25;
+/// A program that asks less starts as fast without a list.
+const WORTH: usize = 512;
+/// Of a hundred questions so many must be new to make another list.
+const CHANGE: usize = 25;
+/// To look names up, in bytes.
+const CACHE: usize = 4 << 20;
 /// More names than this are not remembered.
 const MOST_NAMES: usize = 1 << 18;
 /// Folders within folders.
@@ -67,15 +69,14 @@ impl Learning {
     fn list(&self) -> Option<List> {
         let mut bytes = vec![0; usize::try_from(self.trace.metadata().ok()?.len()).ok()?];
         self.trace.read_exact_at(&mut bytes, 0).ok()?;
-        let is_read = |question: &Question<'_>| matches!(question, Question::Bytes { .. });
-        if questions(&bytes).filter(is_read).count() < WORTH {
+        let asked = questions(&bytes).count();
+        if asked < WORTH {
             return None;
         }
-        let image = Squashfs::open(File::open(&self.image).ok()?, self.offset, 1 << 20).ok()?;
-        let new = unknown(&bytes, &image, &self.known);
-        let changed: u64 = new.iter().map(|extent| extent.length).sum();
-        let enough = changed.saturating_mul(100) > self.known.length().saturating_mul(CHANGE);
-        enough.then(|| List::new(new.into_iter().chain(self.known.extents().iter().cloned())))
+        let image = Squashfs::open(File::open(&self.image).ok()?, self.offset, CACHE).ok()?;
+        let (new, count) = unknown(&bytes, &image, &self.known);
+        let enough = count * 100 > asked * CHANGE;
+        enough.then(|| List::new(new.into_iter().chain(self.known.items().iter().cloned())))
     }
 }
 
@@ -87,38 +88,89 @@ fn name(image: &Squashfs, program: &str) -> String {
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What was read and no part of `known` covers, by path; parts that follow each other as one.
-fn unknown(trace: &[u8], image: &Squashfs, known: &List) -> Vec<Extent> {
+/// What was asked for and nothing in `known` covers, by path, and how many questions that were. Parts of a file that follow each
+/// other are one item.
+fn unknown(trace: &[u8], image: &Squashfs, known: &List) -> (Vec<Item>, usize) {
     let names = names(trace, image);
+    let used = used(trace);
     let known = Known::of(known);
-    let mut extents: Vec<Extent> = Vec::new();
+    let path = |inode| path(&names, image.root(), inode);
+    let mut items: Vec<Item> = Vec::new();
+    let mut count = 0;
     for question in questions(trace) {
-        let Question::Bytes { inode, offset, length } = question else {
+        let item = match question {
+            // Whoever asks for what is in it asks for the name.
+            Question::Name { inode: Some(inode), .. } if used.contains(&inode) => None,
+            Question::Name { folder, name, .. } => path(folder).map(|folder| Item {
+                path: folder.join(OsStr::from_bytes(name)),
+                what: What::Itself,
+            }),
+            Question::Names(folder) => path(folder).map(|path| Item { path, what: What::Names }),
+            Question::Link(link) => path(link).map(|path| Item { path, what: What::Itself }),
+            Question::Bytes { inode, offset, length } => path(inode).map(|path| Item {
+                path,
+                what: What::Bytes { offset, length },
+            }),
+        };
+        let Some(item) = item.filter(|item| !known.covers(item)) else {
             continue;
         };
-        let Some(path) = path(&names, image.root(), inode) else { continue };
-        if known.covers(&path, offset, length) {
-            continue;
-        }
-        match extents.last_mut() {
-            Some(last) if last.path == path && last.offset.checked_add(last.length) == Some(offset) => last.length += length,
-            _ => extents.push(Extent { path, offset, length }),
+        count += 1;
+        if !items.last_mut().is_some_and(|last| joined(last, &item)) {
+            items.push(item);
         }
     }
-    extents
+    (items, count)
 }
 
-/// The parts of files that a list names, without overlaps: where each begins and ends.
-struct Known<'a>(HashMap<&'a Path, Vec<(u64, u64)>>);
+/// Makes `next` a part of `last` where it follows it, or says the same.
+fn joined(last: &mut Item, next: &Item) -> bool {
+    if last.path != next.path {
+        return false;
+    }
+    match (&mut last.what, next.what) {
+        (What::Bytes { offset, length }, What::Bytes { offset: at, length: more }) if offset.checked_add(*length) == Some(at) => {
+            *length = length.saturating_add(more);
+            true
+        }
+        (last, next) => *last == next,
+    }
+}
+
+/// What is read, listed, or has something in it that is asked for.
+fn used(trace: &[u8]) -> HashSet<InodeRef> {
+    let inodes = questions(trace).map(|question| match question {
+        Question::Name { folder, .. } | Question::Names(folder) => folder,
+        Question::Bytes { inode, .. } | Question::Link(inode) => inode,
+    });
+    inodes.collect()
+}
+
+/// What a list covers.
+struct Known<'a> {
+    others: HashSet<(&'a Path, What)>,
+    /// Parts of files without overlaps: where each begins and ends.
+    parts: HashMap<&'a Path, Vec<(u64, u64)>>,
+}
 
 impl Known<'_> {
     fn of(list: &List) -> Known<'_> {
-        let mut files: HashMap<&Path, Vec<(u64, u64)>> = HashMap::new();
-        for extent in list.extents() {
-            let part = (extent.offset, extent.offset.saturating_add(extent.length));
-            files.entry(&extent.path).or_default().push(part);
+        let mut known = Known {
+            others: HashSet::new(),
+            parts: HashMap::new(),
+        };
+        for item in list.items() {
+            match item.what {
+                What::Bytes { offset, length } => {
+                    let part = (offset, offset.saturating_add(length));
+                    known.parts.entry(&item.path).or_default().push(part);
+                }
+                what => {
+                    known.others.insert((&item.path, what));
+                }
+            }
         }
-        for parts in files.values_mut() {
+        for parts in known.parts.values_mut() {
             parts.sort_unstable();
             parts.dedup_by(|next, last| {
                 let joined = next.0 <= last.1;
@@ -128,14 +180,16 @@ impl Known<'_> {
                 joined
             });
         }
-        Known(files)
+        known
     }
 
-    fn covers(&self, path: &Path, offset: u64, length: u64) -> bool {
-        let parts = self.0.get(path).into_iter().flatten();
-        parts
-            .into_iter()
-            .any(|&(from, to)| from <= offset && offset.saturating_add(length) <= to)
+    fn covers(&self, item: &Item) -> bool {
+        let What::Bytes { offset, length } = item.what else {
+            return self.others.contains(&(item.path.as_path(), item.what));
+        };
+        let end = offset.saturating_add(length);
+        let parts = self.parts.get(item.path.as_path()).into_iter().flatten();
+        parts.into_iter().any(|&(from, to)| from <= offset && end <= to)
     }
 }
 
@@ -146,7 +200,11 @@ fn names(trace: &[u8], image: &Squashfs) -> Names {
     let mut names = Names::new();
     for question in questions(trace) {
         match question {
-            Question::Name { folder, name, inode } => {
+            Question::Name {
+                folder,
+                name,
+                inode: Some(inode),
+            } => {
                 names.insert(inode, (folder, name.into()));
             }
             Question::Names(folder) if names.len() < MOST_NAMES => {
@@ -159,7 +217,7 @@ fn names(trace: &[u8], image: &Squashfs) -> Names {
                     names.entry(entry.inode).or_insert_with(|| (folder, entry.name.into()));
                 }
             }
-            Question::Names(_) | Question::Bytes { .. } => {}
+            Question::Name { .. } | Question::Names(_) | Question::Link(_) | Question::Bytes { .. } => {}
         }
     }
     names
@@ -183,18 +241,37 @@ fn path(names: &Names, root: InodeRef, inode: InodeRef) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
+    fn item(path: &str, what: What) -> Item {
+        Item { path: path.into(), what }
+    }
+
+    fn bytes(offset: u64, length: u64) -> What {
+        What::Bytes { offset, length }
+    }
+
     #[test]
     fn what_is_covered_is_nothing_new() {
-        let extent = |path: &str, offset, length| Extent {
-            path: path.into(),
-            offset,
-            length,
-        };
-        let list = List::new([extent("a", 8, 4), extent("b", 0, 4), extent("a", 0, 8), extent("a", 20, u64::MAX)]);
+        let list = List::new([
+            item("a", bytes(8, 4)),
+            item("b", bytes(0, 4)),
+            item("a", bytes(0, 8)),
+            item("a", bytes(20, 1 << 20)),
+            item("c", What::Names),
+        ]);
         let known = Known::of(&list);
-        let covers = |path: &str, offset, length| known.covers(Path::new(path), offset, length);
-        assert!(covers("a", 0, 12) && covers("a", 7, 2) && covers("b", 0, 4) && covers("a", 1 << 40, 1));
-        assert!(!covers("a", 0, 13) && !covers("a", 15, 1) && !covers("b", 4, 1) && !covers("c", 0, 1));
+        let covers = |path: &str, what| known.covers(&item(path, what));
+        assert!(covers("a", bytes(0, 12)) && covers("a", bytes(7, 2)) && covers("b", bytes(0, 4)) && covers("a", bytes(1 << 20, 1)));
+        assert!(!covers("a", bytes(0, 13)) && !covers("a", bytes(15, 1)) && !covers("b", bytes(4, 1)) && !covers("c", bytes(0, 1)));
+        assert!(covers("c", What::Names) && !covers("c", What::Itself) && !covers("a", What::Names));
+    }
+
+    #[test]
+    fn what_follows_is_one_item() {
+        let mut last = item("a", bytes(0, 8));
+        assert!(joined(&mut last, &item("a", bytes(8, 8))) && last.what == bytes(0, 16));
+        assert!(joined(&mut last, &item("a", bytes(0, 16))) && last.what == bytes(0, 16));
+        assert!(!joined(&mut last, &item("b", bytes(16, 8))) && !joined(&mut last, &item("a", bytes(17, 8))));
+        assert!(!joined(&mut last, &item("a", What::Itself)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files and the parts of them that a program reads first.
+//! What a program asks of its image first.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -10,50 +10,61 @@ use std::time::SystemTime;
 
 /// Of one list: what is more is no start.
 const MOST_BYTES: u64 = 256 << 20;
-const MOST_EXTENTS: usize = 16 << 10;
+const MOST_ITEMS: usize = 32 << 10;
 /// No list's file is larger.
 const MOST_TEXT: u64 = 8 << 20;
 /// So many lists are kept in a folder: those that were made or changed last.
 const MOST_LISTS: usize = 256;
 /// What a list's file begins with.
 const MAGIC: &[u8; 8] = b"dvrahd1\n";
+/// An item: its kind, two numbers of 8 bytes and one of 2, little-endian: offset, length, and the length of the path, which follows.
+const HEAD: usize = 19;
+const ITSELF: u8 = 1;
+const NAMES: u8 = 2;
+const BYTES: u8 = 3;
 
-/// A part of a file of the image.
+/// One thing to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct Item {
     /// From the image's root, without links.
     pub path: PathBuf,
-    /// In bytes.
-    pub offset: u64,
-    pub length: u64,
+    pub what: What,
 }
 
-/// In the order of reading.
+/// What is asked of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    /// Whether it is there, and what a link says.
+    Itself,
+    /// The names in a folder.
+    Names,
+    /// A part of a file, in bytes.
+    Bytes { offset: u64, length: u64 },
+}
+
+/// In the order of asking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
-    extents: Vec<Extent>,
+    items: Vec<Item>,
 }
 
 impl List {
     /// As many of them as a list may have.
-    pub fn new(extents: impl IntoIterator<Item = Extent>) -> List {
-        let mut bytes = 0;
-        let within = |extent: &Extent| {
-            bytes += extent.length;
+    pub fn new(items: impl IntoIterator<Item = Item>) -> List {
+        let mut bytes: u64 = 0;
+        let within = |item: &Item| {
+            if let What::Bytes { length, .. } = item.what {
+                bytes = bytes.saturating_add(length);
+            }
             bytes <= MOST_BYTES
         };
         List {
-            extents: extents.into_iter().take(MOST_EXTENTS).take_while(within).collect(),
+            items: items.into_iter().take(MOST_ITEMS).take_while(within).collect(),
         }
     }
 
-    pub fn extents(&self) -> &[Extent] {
-        &self.extents
-    }
-
-    /// In bytes.
-    pub fn length(&self) -> u64 {
-        self.extents.iter().map(|extent| extent.length).sum()
+    pub fn items(&self) -> &[Item] {
+        &self.items
     }
 
     /// The list of a file; none where there is no such file, or it makes no sense.
@@ -66,26 +77,39 @@ impl List {
 
     fn parse(bytes: &[u8]) -> Option<List> {
         let mut rest = bytes.strip_prefix(MAGIC)?;
-        let mut extents = Vec::new();
+        let mut items = Vec::new();
         while !rest.is_empty() {
-            let (head, after) = rest.split_at_checked(18)?;
+            let (head, after) = rest.split_at_checked(HEAD)?;
             let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
-            let (path, after) = after.split_at_checked(u16::from_le_bytes([head[16], head[17]]).into())?;
+            let (path, after) = after.split_at_checked(u16::from_le_bytes([head[17], head[18]]).into())?;
             rest = after;
-            extents.push(Extent {
+            items.push(Item {
                 path: OsString::from_vec(path.to_vec()).into(),
-                offset: number(0),
-                length: number(8),
+                what: match head[0] {
+                    ITSELF => What::Itself,
+                    NAMES => What::Names,
+                    BYTES => What::Bytes {
+                        offset: number(1),
+                        length: number(9),
+                    },
+                    _ => return None,
+                },
             });
         }
-        Some(List::new(extents))
+        Some(List::new(items))
     }
 
     fn encoded(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for Extent { path, offset, length } in &self.extents {
+        for Item { path, what } in &self.items {
             let path = path.as_os_str().as_bytes();
             let Ok(count) = u16::try_from(path.len()) else { continue };
+            let (kind, offset, length) = match *what {
+                What::Itself => (ITSELF, 0, 0),
+                What::Names => (NAMES, 0, 0),
+                What::Bytes { offset, length } => (BYTES, offset, length),
+            };
+            bytes.push(kind);
             bytes.extend(offset.to_le_bytes());
             bytes.extend(length.to_le_bytes());
             bytes.extend(count.to_le_bytes());
@@ -130,19 +154,27 @@ fn sweep(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn extent(path: &[u8], length: u64) -> Extent {
-        Extent {
+    fn item(path: &[u8], what: What) -> Item {
+        Item {
             path: OsString::from_vec(path.to_vec()).into(),
-            offset: 4096,
-            length,
+            what,
         }
+    }
+
+    fn bytes(length: u64) -> What {
+        What::Bytes { offset: 4096, length }
     }
 
     #[test]
     fn a_list_is_kept_and_the_oldest_of_many_goes() {
         let folder = tempfile::tempdir().unwrap();
         let lists = folder.path().join("new/lists");
-        let list = List::new([extent(b"usr/lib/\xff", 7), extent(b"bin/sh", 4096)]);
+        let list = List::new([
+            item(b"usr/lib/\xff", bytes(7)),
+            item(b"", What::Names),
+            item(b"bin/no", What::Itself),
+            item(b"bin/sh", bytes(1 << 20)),
+        ]);
         list.save(&lists, "a").unwrap();
         assert_eq!(List::load(&lists.join("a")).as_ref(), Some(&list));
         let old = File::options().write(true).open(lists.join("a")).unwrap();
@@ -159,7 +191,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
         assert_eq!(List::load(&path), None);
-        for bytes in [&b""[..], b"dvrahd2\n", b"dvrahd1\nshort", b"dvrahd1\n0123456789abcdef\xff\xffx"] {
+        for bytes in [
+            &b""[..],
+            b"dvrahd2\n",
+            b"dvrahd1\nshort",
+            b"dvrahd1\n\x030123456789abcdef\xff\xffx",
+            b"dvrahd1\n\x090123456789abcdef\0\0",
+        ] {
             fs::write(&path, bytes).unwrap();
             assert_eq!(List::load(&path), None, "{bytes:?}");
         }
@@ -167,9 +205,11 @@ mod tests {
 
     #[test]
     fn a_list_is_bounded() {
-        let list = List::new((0..100_000).map(|_| extent(b"a", 1)));
-        assert_eq!(list.extents().len(), MOST_EXTENTS);
-        let list = List::new((0..100).map(|_| extent(b"a", 100 << 20)));
-        assert_eq!(list.extents().len(), 2);
+        let list = List::new((0..100_000).map(|_| item(b"a", What::Itself)));
+        assert_eq!(list.items().len(), MOST_ITEMS);
+        for length in [100 << 20, u64::MAX] {
+            let list = List::new((0..100).map(|_| item(b"a", bytes(length))));
+            assert!(list.items().len() <= 2);
+        }
     }
 }

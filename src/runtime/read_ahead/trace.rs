@@ -24,10 +24,16 @@ pub struct Trace {
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question<'a> {
-    /// Of this name in this folder, which `inode` has.
-    Name { folder: InodeRef, name: &'a [u8], inode: InodeRef },
+    /// Of this name in this folder, which `inode` has, or nothing.
+    Name {
+        folder: InodeRef,
+        name: &'a [u8],
+        inode: Option<InodeRef>,
+    },
     /// Of all names in a folder.
     Names(InodeRef),
+    /// Of what a link says.
+    Link(InodeRef),
     /// Of bytes of a file. The kernel asks for whole pages, past the end too.
     Bytes { inode: InodeRef, offset: u64, length: u64 },
 }
@@ -55,15 +61,23 @@ impl Trace {
 }
 
 const NAME: u8 = 1;
-const NAMES: u8 = 2;
-const BYTES: u8 = 3;
+const NO_NAME: u8 = 2;
+const NAMES: u8 = 3;
+const BYTES: u8 = 4;
+const LINK: u8 = 5;
 /// What kind it is, three numbers, the length of a name.
 const HEAD: usize = 1 + 3 * 8 + 1;
 
 fn encoded(question: Question<'_>) -> Vec<u8> {
     let (kind, numbers, name) = match question {
-        Question::Name { folder, name, inode } => (NAME, [folder.0, inode.0, 0], name),
+        Question::Name { folder, name, inode: None } => (NO_NAME, [folder.0, 0, 0], name),
+        Question::Name {
+            folder,
+            name,
+            inode: Some(inode),
+        } => (NAME, [folder.0, inode.0, 0], name),
         Question::Names(folder) => (NAMES, [folder.0, 0, 0], &[][..]),
+        Question::Link(link) => (LINK, [link.0, 0, 0], &[][..]),
         Question::Bytes { inode, offset, length } => (BYTES, [inode.0, offset, length], &[][..]),
     };
     // The kernel's names have at most 255 bytes.
@@ -84,12 +98,13 @@ pub fn questions(mut bytes: &[u8]) -> impl Iterator<Item = Question<'_>> {
         bytes = rest;
         let number = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| head[1 + at * 8 + byte]));
         Some(match head[0] {
-            NAME => Question::Name {
+            kind @ (NAME | NO_NAME) => Question::Name {
                 folder: InodeRef(number(0)),
-                inode: InodeRef(number(1)),
+                inode: (kind == NAME).then(|| InodeRef(number(1))),
                 name,
             },
             NAMES => Question::Names(InodeRef(number(0))),
+            LINK => Question::Link(InodeRef(number(0))),
             BYTES => Question::Bytes {
                 inode: InodeRef(number(0)),
                 offset: number(1),
@@ -112,9 +127,15 @@ mod tests {
             Question::Name {
                 folder: InodeRef(7),
                 name: b"lib\xff",
-                inode: InodeRef(1 << 40),
+                inode: Some(InodeRef(1 << 40)),
+            },
+            Question::Name {
+                folder: InodeRef(7),
+                name: b"none",
+                inode: None,
             },
             Question::Names(InodeRef(9)),
+            Question::Link(InodeRef(11)),
             Question::Bytes {
                 inode: InodeRef(3),
                 offset: 1 << 33,
@@ -127,7 +148,7 @@ mod tests {
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(questions(&bytes).collect::<Vec<_>>(), all);
         // The last one is cut off, where its server was killed.
-        assert_eq!(questions(&bytes[..bytes.len() - 1]).count(), 2);
+        assert_eq!(questions(&bytes[..bytes.len() - 1]).count(), 4);
         assert_eq!(questions(b"\x09zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz").count(), 0);
     }
 }
