@@ -114,6 +114,14 @@ impl Tree {
         &self.inodes[id.0 as usize]
     }
 
+    /// A file's content; none of anything else.
+    pub(super) fn body(&self, id: InodeId) -> Option<&Body> {
+        match &self.inode(id).node {
+            Node::File(body) => Some(body),
+            _ => None,
+        }
+    }
+
     /// A folder's names, in byte order; none for anything else.
     pub fn names(&self, id: InodeId) -> impl Iterator<Item = (&[u8], InodeId)> {
         let names = match &self.inode(id).node {

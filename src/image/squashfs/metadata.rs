@@ -91,9 +91,11 @@ fn push_block(out: &mut Vec<u8>, options: SquashfsOptions, block: &[u8]) -> io::
 
 /// A lookup table at `at` of the file: records in metadata blocks, then the absolute places of these blocks. Returns the bytes
 /// and where the list of places begins, which is what the superblock names.
-pub(super) fn table(options: SquashfsOptions, records: &[u8], at: u64) -> io::Result<(Vec<u8>, u64)> {
+pub(super) fn table(options: SquashfsOptions, records: impl Iterator<Item: AsRef<[u8]>>, at: u64) -> io::Result<(Vec<u8>, u64)> {
     let mut stream = Stream::new(options);
-    stream.push(records)?;
+    for record in records {
+        stream.push(record.as_ref())?;
+    }
     let (mut bytes, starts) = stream.finish()?;
     let list = at + bytes.len() as u64;
     for start in starts {

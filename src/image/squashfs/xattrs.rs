@@ -62,7 +62,7 @@ impl Xattrs {
         }
         let count = u32::try_from(self.known.len()).expect("checked when added");
         let (mut bytes, _) = self.values.finish()?;
-        let (ids, list) = table(options, &self.ids, at + bytes.len() as u64)?;
+        let (ids, list) = table(options, [&self.ids].into_iter(), at + bytes.len() as u64)?;
         let blocks = usize::try_from(list - at).expect("it is in memory") - bytes.len();
         bytes.extend(&ids[..blocks]);
         let header = at + bytes.len() as u64;
