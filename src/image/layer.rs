@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::changes::Changes;
 use super::error::{EntryFault, Excess, ImageError, at, shown};
 use super::inflate::{Ahead, Format};
 use super::limits::{Budget, Limits};
@@ -24,7 +25,7 @@ pub struct LayerBlob {
 
 /// A layer's entries and the archive that their bodies lie in.
 pub(super) struct Indexed {
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Changes,
     /// The uncompressed archive: an unnamed file in the scratch folder, or the blob itself if it was never compressed.
     pub(super) spool: File,
 }
@@ -233,12 +234,12 @@ impl From<EntryFault> for Fault {
     }
 }
 
-fn read_changes<R: BufRead>(reader: &mut tar::Reader<R>, budget: &Budget) -> Result<Vec<Change>, Fault> {
-    let mut changes = Vec::new();
+fn read_changes<R: BufRead>(reader: &mut tar::Reader<R>, budget: &Budget) -> Result<Changes, Fault> {
+    let mut changes = Changes::default();
     while let Some(entry) = reader.next_entry()? {
         if let Some(change) = change(entry, &budget.limits)? {
             budget.entry(weight(&change)).map_err(Fault::Excess)?;
-            changes.push(change);
+            changes.push(&change);
         }
     }
     Ok(changes)
