@@ -113,10 +113,10 @@ enum For {
 
 /// Writes every file's content, from `start` of the file system on.
 pub(super) fn write(merged: &Merged, output: &Output, start: u64) -> io::Result<Bodies> {
-    let contents = distinct(merged)?;
-    let files: Vec<&Body> = contents.files.iter().filter_map(|&id| merged.tree.body(id)).collect();
+    let (contents, firsts) = distinct(merged)?;
+    let files = || firsts.iter().filter_map(|&id| merged.tree.body(id));
     let block_size = output.options.block_size;
-    if let Some(body) = files.iter().find(|body| body.size.div_ceil(block_size.into()) > BLOCKS_MAX) {
+    if let Some(body) = files().find(|body| body.size.div_ceil(block_size.into()) > BLOCKS_MAX) {
         return Err(io::Error::other(format!("a file of {} bytes is too large for SquashFS", body.size)));
     }
     let pool = Pool::default();
@@ -132,8 +132,8 @@ pub(super) fn write(merged: &Merged, output: &Output, start: u64) -> io::Result<
             flushed: start,
             nudge,
             bodies: Bodies {
-                places: Vec::with_capacity(files.len()),
                 contents,
+                places: Vec::with_capacity(firsts.len()),
                 large: Vec::new(),
                 blocks: Vec::new(),
                 fragments: Vec::new(),
@@ -141,7 +141,7 @@ pub(super) fn write(merged: &Merged, output: &Output, start: u64) -> io::Result<
             },
         };
         // In place: this thread only writes, the pool's only compress.
-        let written = rayon::in_place_scope(|scope| writer.all(scope, &files));
+        let written = rayon::in_place_scope(|scope| writer.all(scope, files()));
         let Writer { bodies, nudge, .. } = writer;
         drop(nudge);
         let flushed = flusher.join().map_err(|_| io::Error::other("the thread that flushes panicked"))?;
@@ -166,10 +166,10 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Blocks of large files in order; between two files, a fragment block as soon as one is full.
-    fn all(&mut self, scope: &Scope<'a>, files: &[&'a Body]) -> io::Result<()> {
+    fn all(&mut self, scope: &Scope<'a>, files: impl Iterator<Item = &'a Body>) -> io::Result<()> {
         let block_size = self.output.options.block_size;
         let (mut tails, mut filled, mut fragments) = (Vec::new(), 0_u32, 0_u32);
-        for &body in files {
+        for body in files {
             match u32::try_from(body.size) {
                 Ok(size) if size < block_size => {
                     if filled + size > block_size {

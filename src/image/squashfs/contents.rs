@@ -10,20 +10,15 @@ use crate::image::layers::Merged;
 use crate::image::tree::{Body, Data, InodeId, Segment};
 use crate::oci::{Algorithm, Digest, Hasher};
 
-/// The distinct contents, numbered in the order in which the layers hold them.
-pub(super) struct Contents {
-    /// Of each content, the first file that has it.
-    pub(super) files: Vec<InodeId>,
-    /// Of each inode, the content; [`NOTHING`] where there is none.
-    of: Vec<u32>,
-}
+/// Of each inode, the number of its content; [`NOTHING`] where there is none.
+pub(super) struct Contents(Vec<u32>);
 
 const NOTHING: u32 = u32::MAX;
 
 impl Contents {
     /// The content of an inode, if it is a file that is not empty.
     pub(super) fn of(&self, id: InodeId) -> Option<usize> {
-        let content = self.of[id.0 as usize];
+        let content = self.0[id.0 as usize];
         (content != NOTHING).then_some(content as usize)
     }
 }
@@ -38,8 +33,8 @@ struct Candidate {
     file: u32,
 }
 
-/// Finds the distinct contents.
-pub(super) fn distinct(merged: &Merged) -> io::Result<Contents> {
+/// Finds the distinct contents, numbered in the order in which the layers hold them, and the first file that has each.
+pub(super) fn distinct(merged: &Merged) -> io::Result<(Contents, Vec<InodeId>)> {
     let tree = &merged.tree;
     let with_content = |&id: &InodeId| tree.body(id).filter(|body| body.size > 0);
     let mut files: Vec<InodeId> = tree.files().map(|(id, _)| id).filter(|id| with_content(id).is_some()).collect();
@@ -57,7 +52,7 @@ pub(super) fn distinct(merged: &Merged) -> io::Result<Contents> {
             }
         };
     }
-    Ok(Contents { files: firsts, of })
+    Ok((Contents(of), firsts))
 }
 
 /// Every file whose content an earlier one has, and the first that has it, as indexes into `files`; in their order.

@@ -1,7 +1,7 @@
 //! Inodes and directories.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 
 use super::bodies::Bodies;
 use super::metadata::{Place, Stream};
@@ -11,10 +11,9 @@ use crate::image::layers::Merged;
 use crate::image::tree::{Inode, InodeId, Node, Tree};
 use crate::squashfs::format::{METADATA_BLOCK, NO_FRAGMENT, NO_XATTR, inode_type};
 
-/// The tables that describe the tree.
-pub(super) struct Inodes {
-    pub(super) inodes: Stream,
-    pub(super) directories: Stream,
+/// The tables that describe the tree, but for that of the inodes, which are written at once.
+pub(super) struct Tables {
+    pub(super) directories: Vec<u8>,
     pub(super) xattrs: Xattrs,
     pub(super) ids: Vec<u32>,
     pub(super) root: Place,
@@ -24,8 +23,8 @@ pub(super) struct Inodes {
     pub(super) lost_xattrs: u64,
 }
 
-/// Builds all of them. Inner folders come first: a directory names the places of its inodes.
-pub(super) fn build(merged: &Merged, bodies: &Bodies, options: &SquashfsOptions) -> io::Result<Inodes> {
+/// Writes the inode table to `out`, and builds the others. Inner folders come first: a directory names the places of its inodes.
+pub(super) fn build(merged: &Merged, bodies: &Bodies, options: SquashfsOptions, out: &mut impl Write) -> io::Result<Tables> {
     let tree = &merged.tree;
     let folders = tree.folders();
     let mut builder = Builder {
@@ -33,26 +32,31 @@ pub(super) fn build(merged: &Merged, bodies: &Bodies, options: &SquashfsOptions)
         bodies,
         numbers: number(tree, &folders)?,
         id_numbers: HashMap::new(),
-        out: Inodes {
-            inodes: Stream::new(*options),
-            directories: Stream::new(*options),
-            xattrs: Xattrs::new(*options),
-            ids: Vec::new(),
-            root: Place::default(),
-            places: Vec::new(),
-            lost_xattrs: 0,
-        },
+        inodes: Stream::new(options, out),
+        directories: Stream::new(options, Vec::new()),
+        xattrs: Xattrs::new(options),
+        ids: Vec::new(),
+        places: Vec::new(),
+        lost_xattrs: 0,
     };
     for &(folder, parent) in folders.iter().rev() {
         for (_, id) in tree.names(folder) {
-            if !matches!(tree.inode(id).node, Node::Folder(_)) && builder.number(id) as usize > builder.out.places.len() {
+            if !matches!(tree.inode(id).node, Node::Folder(_)) && builder.number(id) as usize > builder.places.len() {
                 builder.leaf(id)?;
             }
         }
         builder.folder(folder, parent)?;
     }
-    builder.out.root = builder.place(Tree::ROOT);
-    Ok(builder.out)
+    let root = builder.place(Tree::ROOT);
+    builder.inodes.finish()?;
+    Ok(Tables {
+        directories: builder.directories.finish()?.0,
+        xattrs: builder.xattrs,
+        ids: builder.ids,
+        root,
+        places: builder.places,
+        lost_xattrs: builder.lost_xattrs,
+    })
 }
 
 /// Of each inode, its number: in the order of the inode table, so that what lies side by side in a folder has numbers side by side.
@@ -75,13 +79,18 @@ fn number(tree: &Tree, folders: &[(InodeId, Option<InodeId>)]) -> io::Result<Vec
     Ok(numbers)
 }
 
-struct Builder<'a> {
+struct Builder<'a, W> {
     tree: &'a Tree,
     bodies: &'a Bodies,
     /// By inode; 0 of what has no name.
     numbers: Vec<u32>,
     id_numbers: HashMap<u32, u16>,
-    out: Inodes,
+    inodes: Stream<W>,
+    directories: Stream<Vec<u8>>,
+    xattrs: Xattrs,
+    ids: Vec<u32>,
+    places: Vec<Place>,
+    lost_xattrs: u64,
 }
 
 fn kind_of(node: &Node) -> u16 {
@@ -95,14 +104,14 @@ fn kind_of(node: &Node) -> u16 {
     }
 }
 
-impl Builder<'_> {
+impl<W: Write> Builder<'_, W> {
     fn number(&self, id: InodeId) -> u32 {
         self.numbers[id.0 as usize]
     }
 
     /// Of an inode that has been written.
     fn place(&self, id: InodeId) -> Place {
-        self.out.places[self.number(id) as usize - 1]
+        self.places[self.number(id) as usize - 1]
     }
 
     fn leaf(&mut self, id: InodeId) -> io::Result<()> {
@@ -168,7 +177,7 @@ impl Builder<'_> {
     fn folder(&mut self, id: InodeId, parent: Option<InodeId>) -> io::Result<()> {
         let inode = self.tree.inode(id);
         let xattr = self.xattr(inode)?;
-        let start = self.out.directories.place()?;
+        let start = self.directories.place()?;
         let Listing { size, index } = self.listing(id)?;
         let folders = self
             .tree
@@ -178,7 +187,7 @@ impl Builder<'_> {
         // The root's parent is a number that no inode has.
         let parent = match parent {
             Some(parent) => self.number(parent),
-            None => u32::try_from(self.out.places.len() + 2).map_err(io::Error::other)?,
+            None => u32::try_from(self.places.len() + 2).map_err(io::Error::other)?,
         };
         // The format counts `.` and `..` as three bytes.
         let size = size + 3;
@@ -215,7 +224,7 @@ impl Builder<'_> {
         let mut last_block = None;
         while let Some(&(first, first_id)) = rest.first() {
             let (block, base) = (self.place(first_id).block, self.number(first_id));
-            let place = self.out.directories.place()?;
+            let place = self.directories.place()?;
             // A run that begins in another block of the table can be found without reading what is before it.
             if last_block.is_some_and(|last| last != place.block) {
                 listing.index.push((listing.size, place.block, first.to_vec()));
@@ -240,8 +249,8 @@ impl Builder<'_> {
             }
             let mut header = Bytes::default();
             header.u32(count - 1).u32(block).u32(base);
-            self.out.directories.push(&header.0)?;
-            self.out.directories.push(&run.0)?;
+            self.directories.push(&header.0)?;
+            self.directories.push(&run.0)?;
             let length = u32::try_from(header.0.len() + run.0.len()).expect("a run has at most 256 names");
             listing.size = listing
                 .size
@@ -254,7 +263,7 @@ impl Builder<'_> {
 
     /// The inode's header, then what `body` adds.
     fn put(&mut self, id: InodeId, inode: &Inode, extended: bool, body: impl FnOnce(&mut Bytes)) -> io::Result<()> {
-        let place = self.out.inodes.place()?;
+        let place = self.inodes.place()?;
         let number = self.number(id);
         let mut bytes = Bytes::default();
         let mtime = u32::try_from(inode.meta.mtime.seconds.clamp(0, u32::MAX.into())).expect("clamped");
@@ -266,14 +275,14 @@ impl Builder<'_> {
             .u32(mtime)
             .u32(number);
         body(&mut bytes);
-        self.out.inodes.push(&bytes.0)?;
-        self.out.places.push(place);
+        self.inodes.push(&bytes.0)?;
+        self.places.push(place);
         Ok(())
     }
 
     fn xattr(&mut self, inode: &Inode) -> io::Result<u32> {
-        let (number, lost) = self.out.xattrs.add(&inode.meta.xattrs)?;
-        self.out.lost_xattrs += u64::from(lost);
+        let (number, lost) = self.xattrs.add(&inode.meta.xattrs)?;
+        self.lost_xattrs += u64::from(lost);
         Ok(number)
     }
 
@@ -281,12 +290,12 @@ impl Builder<'_> {
         if let Some(&number) = self.id_numbers.get(&id) {
             return Ok(number);
         }
-        let number = u16::try_from(self.out.ids.len())
+        let number = u16::try_from(self.ids.len())
             .ok()
             .filter(|&number| number < u16::MAX)
             .ok_or_else(|| io::Error::other("more than 65535 users and groups"))?;
         self.id_numbers.insert(id, number);
-        self.out.ids.push(id);
+        self.ids.push(id);
         Ok(number)
     }
 }

@@ -1,13 +1,13 @@
 //! The whole file system.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use super::Compression;
 use super::bodies::{self, Output};
 use super::inodes;
-use super::metadata::table;
+use super::metadata;
 use crate::image::layers::Merged;
 use crate::squashfs::format::{BLOCK_SIZES, FRAGMENT_ENTRY, MAGIC, METADATA_STORED, NO_TABLE, SUPERBLOCK};
 
@@ -78,27 +78,27 @@ pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &Squashf
         head.extend(bytes);
     }
     let bodies = bodies::write(merged, &output, SUPERBLOCK + head.len() as u64)?;
-    let tables = inodes::build(merged, &bodies, options)?;
-
     let mut tail = Tail {
         output: &output,
         end: bodies.end,
     };
-    let inode_table = tail.push(&tables.inodes.finish()?.0)?;
-    let directory_table = tail.push(&tables.directories.finish()?.0)?;
+    let inode_table = tail.end;
+    let tables = inodes::build(merged, &bodies, *options, &mut tail)?;
+    let directory_table = tail.end;
+    tail.write_all(&tables.directories)?;
     let fragment_table = tail.table(bodies.fragments.iter().map(|&(start, size)| fragment(start, size)))?;
     let export_table = tail.table(tables.places.iter().map(|place| place.reference().to_le_bytes()))?;
     let id_table = tail.table(tables.ids.iter().map(|id| id.to_le_bytes()))?;
     let xattr_table = match tables.xattrs.finish(*options, tail.end)? {
         Some((bytes, header)) => {
-            tail.push(&bytes)?;
+            tail.write_all(&bytes)?;
             header
         }
         None => NO_TABLE,
     };
     let used = tail.end;
     let padding = usize::try_from(used.next_multiple_of(PADDING) - used).expect("less than a page");
-    tail.push(&vec![0; padding])?;
+    tail.write_all(&vec![0; padding])?;
 
     let mut flags = flag::DUPLICATES_CHECKED | flag::EXPORTABLE;
     if compression == Compression::None {
@@ -161,18 +161,21 @@ struct Tail<'a> {
 }
 
 impl Tail<'_> {
-    /// Returns where it is.
-    fn push(&mut self, bytes: &[u8]) -> io::Result<u64> {
-        let at = self.end;
-        self.output.file.write_all_at(bytes, self.output.base + at)?;
-        self.end += bytes.len() as u64;
-        Ok(at)
-    }
-
     /// Returns what the superblock has to say.
     fn table(&mut self, records: impl Iterator<Item: AsRef<[u8]>>) -> io::Result<u64> {
-        let (bytes, list) = table(self.output.options, records, self.end)?;
-        self.push(&bytes)?;
-        Ok(list)
+        let at = self.end;
+        metadata::table(self.output.options, records, self, at)
+    }
+}
+
+impl Write for Tail<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.file.write_all_at(bytes, self.output.base + self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
