@@ -320,20 +320,21 @@ pub(super) fn clean(name: &[u8], limits: &Limits) -> Result<Vec<u8>, EntryFault>
     Ok(path)
 }
 
-/// About how many bytes of memory a change takes until it is written, its inode and its name in the tree included.
+/// About how many bytes of memory a change takes until it is written: as bytes of its layer, as an inode and a name of the tree, and while it is
+/// written, for which a folder's files have their paths again.
 fn weight(change: &Change) -> u64 {
     let (fixed, variable) = match change {
-        Change::Whiteout(path) | Change::Opaque(path) => (64, path.len()),
+        Change::Whiteout(path) | Change::Opaque(path) => (200, 2 * path.len()),
         Change::Add { path, meta, content } => {
-            let attributes: usize = meta.xattrs.iter().map(|x| 32 + x.name.len() + x.value.len()).sum();
+            let attributes: usize = meta.xattrs.iter().map(|x| 40 + 2 * (x.name.len() + x.value.len())).sum();
             let content = match content {
                 Content::File {
                     data: Data::Sparse(parts), ..
-                } => parts.len() * 24,
-                Content::HardLink(target) | Content::Symlink(target) => target.len(),
+                } => parts.len() * 48,
+                Content::HardLink(target) | Content::Symlink(target) => 2 * target.len(),
                 _ => 0,
             };
-            (400, 2 * path.len() + attributes + content)
+            (300, 2 * path.len() + attributes + content)
         }
     };
     fixed + variable as u64

@@ -36,7 +36,7 @@ pub(super) fn build(merged: &Merged, bodies: &Bodies, options: SquashfsOptions, 
         directories: Stream::new(options, Vec::new()),
         xattrs: Xattrs::new(options),
         ids: Vec::new(),
-        places: Vec::new(),
+        places: Vec::with_capacity(tree.inodes.len()),
         lost_xattrs: 0,
     };
     for &(folder, parent) in folders.iter().rev() {
@@ -187,7 +187,10 @@ impl<W: Write> Builder<'_, W> {
         // The root's parent is a number that no inode has.
         let parent = match parent {
             Some(parent) => self.number(parent),
-            None => u32::try_from(self.places.len() + 2).map_err(io::Error::other)?,
+            None => self
+                .number(id)
+                .checked_add(1)
+                .ok_or_else(|| io::Error::other("too many files for SquashFS"))?,
         };
         // The format counts `.` and `..` as three bytes.
         let size = size + 3;
