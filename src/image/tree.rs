@@ -77,7 +77,7 @@ pub struct Meta {
 
 /// Since the epoch; `nanos` counts forward from `seconds` before it too. Packed: there is one in every inode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(packed(4))]
+#[repr(Rust, packed(4))]
 pub struct Time {
     pub seconds: i64,
     pub nanos: u32,
