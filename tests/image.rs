@@ -6,6 +6,7 @@ mod fuzzed;
 mod good;
 mod hostile;
 mod keeping;
+mod memory;
 mod model;
 mod pull;
 mod random;

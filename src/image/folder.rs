@@ -262,7 +262,7 @@ fn finish_folder(path: &Path, meta: &Meta) -> io::Result<Loss> {
 
 /// Attributes before the mode, which may forbid them; the time last.
 fn finish(file: &File, meta: &Meta, mask: u16, loss: &mut Loss) -> io::Result<()> {
-    for xattr in &meta.xattrs {
+    for xattr in &*meta.xattrs {
         if !xattr.name.starts_with(b"user.") {
             loss.xattr = true;
             continue;

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::changes::Changes;
 use super::error::{EntryFault, Excess, ImageError, at, shown};
 use super::inflate::{Ahead, Format};
 use super::limits::{Budget, Limits};
@@ -24,7 +25,7 @@ pub struct LayerBlob {
 
 /// A layer's entries and the archive that their bodies lie in.
 pub(super) struct Indexed {
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Changes,
     /// The uncompressed archive: an unnamed file in the scratch folder, or the blob itself if it was never compressed.
     pub(super) spool: File,
 }
@@ -233,12 +234,12 @@ impl From<EntryFault> for Fault {
     }
 }
 
-fn read_changes<R: BufRead>(reader: &mut tar::Reader<R>, budget: &Budget) -> Result<Vec<Change>, Fault> {
-    let mut changes = Vec::new();
+fn read_changes<R: BufRead>(reader: &mut tar::Reader<R>, budget: &Budget) -> Result<Changes, Fault> {
+    let mut changes = Changes::default();
     while let Some(entry) = reader.next_entry()? {
         if let Some(change) = change(entry, &budget.limits)? {
             budget.entry(weight(&change)).map_err(Fault::Excess)?;
-            changes.push(change);
+            changes.push(&change);
         }
     }
     Ok(changes)
@@ -319,20 +320,21 @@ pub(super) fn clean(name: &[u8], limits: &Limits) -> Result<Vec<u8>, EntryFault>
     Ok(path)
 }
 
-/// About how many bytes of memory a change takes until it is written, its inode and its name in the tree included.
+/// About how many bytes of memory a change takes until it is written: as bytes of its layer, as an inode and a name of the tree, and while it is
+/// written, for which a folder's files have their paths again.
 fn weight(change: &Change) -> u64 {
     let (fixed, variable) = match change {
-        Change::Whiteout(path) | Change::Opaque(path) => (64, path.len()),
+        Change::Whiteout(path) | Change::Opaque(path) => (200, 2 * path.len()),
         Change::Add { path, meta, content } => {
-            let attributes: usize = meta.xattrs.iter().map(|x| 32 + x.name.len() + x.value.len()).sum();
+            let attributes: usize = meta.xattrs.iter().map(|x| 40 + 2 * (x.name.len() + x.value.len())).sum();
             let content = match content {
                 Content::File {
                     data: Data::Sparse(parts), ..
-                } => parts.len() * 24,
-                Content::HardLink(target) | Content::Symlink(target) => target.len(),
+                } => parts.len() * 48,
+                Content::HardLink(target) | Content::Symlink(target) => 2 * target.len(),
                 _ => 0,
             };
-            (400, 2 * path.len() + attributes + content)
+            (300, 2 * path.len() + attributes + content)
         }
     };
     fixed + variable as u64

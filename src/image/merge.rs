@@ -6,12 +6,14 @@
 //! Symbolic links are followed for the *folder* of an entry only, inside the tree and never above its root, as every tool does
 //! that applies layers to a real folder. An entry itself replaces what has its name.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
+use super::changes::Changes;
 use super::edit::When;
 use super::error::{EntryFault, ImageError, OWN, shown};
 use super::layer::{AUFS, Change, Content, NAME_MAX};
 use super::limits::Budget;
+use super::names::Names;
 use super::tree::{Body, Inode, InodeId, Meta, Node, Tree};
 
 /// Folders within folders; deeper than any real image, and shallow enough for every walk of the tree.
@@ -23,11 +25,11 @@ const MAX_LINKS: usize = 40;
 
 /// Merges layers, lowest first, each with its digest for messages.
 /// Folders that no layer describes are counted in `budget` like entries: a short layer could ask for very many.
-pub(super) fn merge(layers: Vec<(String, Vec<Change>)>, budget: &Budget) -> Result<Tree, ImageError> {
+pub(super) fn merge(layers: Vec<(String, Changes)>, budget: &Budget) -> Result<Tree, ImageError> {
     let mut merger = Merger {
         inodes: vec![Inode {
             meta: Meta::unstated(),
-            node: Node::Folder(BTreeMap::new()),
+            node: Node::Folder(Names::default()),
             links: 0,
         }],
         aufs: HashMap::new(),
@@ -35,7 +37,7 @@ pub(super) fn merge(layers: Vec<(String, Vec<Change>)>, budget: &Budget) -> Resu
     };
     for (layer, (digest, changes)) in layers.into_iter().enumerate() {
         let layer = u32::try_from(layer).expect("a manifest is too small for so many layers");
-        merger.apply(layer, changes).map_err(|(entry, reason)| ImageError::Entry {
+        merger.apply(layer, &changes).map_err(|(entry, reason)| ImageError::Entry {
             layer: digest,
             entry: shown(&entry),
             reason,
@@ -74,22 +76,29 @@ struct Merger<'a> {
 type Fault = (Box<[u8]>, EntryFault);
 
 impl Merger<'_> {
-    fn apply(&mut self, layer: u32, changes: Vec<Change>) -> Result<(), Fault> {
+    fn apply(&mut self, layer: u32, changes: &Changes) -> Result<(), Fault> {
         self.aufs.clear();
         // A hard link may mean a name that its own layer hides or replaces: what lower layers have there is known only now.
-        let lower: Vec<Option<InodeId>> = changes
-            .iter()
-            .map(|change| match change {
+        let mut lower = Vec::new();
+        let mut markers = Vec::new();
+        for change in changes.iter() {
+            match change {
+                Change::Whiteout(_) | Change::Opaque(_) => markers.push(change),
                 Change::Add {
                     content: Content::HardLink(target),
                     ..
-                } => self.find(target).ok().flatten(),
-                _ => None,
-            })
-            .collect();
-        self.hide(&changes)?;
-        for (change, lower) in changes.into_iter().zip(lower) {
+                } => lower.push(self.find(&target).ok().flatten()),
+                Change::Add { .. } => {}
+            }
+        }
+        self.hide(&markers, changes)?;
+        let mut lower = lower.into_iter();
+        for change in changes.iter() {
             if let Change::Add { path, meta, content } = change {
+                let lower = match content {
+                    Content::HardLink(_) => lower.next().flatten(),
+                    _ => None,
+                };
                 self.add(layer, &path, meta, content, lower).map_err(|fault| (path, fault))?;
             }
         }
@@ -113,47 +122,41 @@ impl Merger<'_> {
         self.add(layer, &path, meta, content, None).map_err(|fault| (path, fault))
     }
 
-    fn hide(&mut self, changes: &[Change]) -> Result<(), Fault> {
-        if !changes
-            .iter()
-            .any(|change| matches!(change, Change::Whiteout(_) | Change::Opaque(_)))
-        {
+    fn hide(&mut self, markers: &[Change], changes: &Changes) -> Result<(), Fault> {
+        if markers.is_empty() {
             return Ok(());
         }
-        let own: HashSet<&[u8]> = changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Add { path, .. } => Some(&**path),
-                _ => None,
-            })
-            .collect();
+        let own = on_the_way(markers, changes);
         // First look up all, then hide: the markers do not see each other's work, so their order cannot matter.
-        let mut doomed = Vec::new();
-        for change in changes {
-            match change {
+        let mut doomed: Vec<(InodeId, Option<&[u8]>)> = Vec::new();
+        for marker in markers {
+            match marker {
                 Change::Whiteout(path) => {
                     let (parent, name) = split(path);
                     if let Some(folder) = self.lower_folder(parent, &own).map_err(|fault| (path.clone(), fault))? {
-                        doomed.push((folder, Box::from(name)));
+                        doomed.push((folder, Some(name)));
                     }
                 }
                 Change::Opaque(path) => {
                     if let Some(folder) = self.lower_folder(path, &own).map_err(|fault| (path.clone(), fault))? {
-                        doomed.extend(self.names(folder).map(|name| (folder, name.clone())));
+                        doomed.push((folder, None));
                     }
                 }
                 Change::Add { .. } => {}
             }
         }
         for (folder, name) in doomed {
-            self.names_mut(folder).remove(&name);
+            match name {
+                Some(name) => self.names_mut(folder).remove(name),
+                None => *self.names_mut(folder) = Names::default(),
+            }
         }
         Ok(())
     }
 
     /// The folder that a marker means in the lower layers. A link on the way there is followed, unless the marker's own layer
     /// says what that path is: then whatever the link led to is not what the marker means.
-    fn lower_folder(&self, path: &[u8], own: &HashSet<&[u8]>) -> Result<Option<InodeId>, EntryFault> {
+    fn lower_folder(&self, path: &[u8], own: &HashSet<Box<[u8]>>) -> Result<Option<InodeId>, EntryFault> {
         let mut prefix = 0;
         let mut folder = Tree::ROOT;
         for part in parts(path) {
@@ -206,9 +209,9 @@ impl Merger<'_> {
                 _ if part.len() > NAME_MAX => return Err(EntryFault::LongName),
                 _ => {
                     self.budget.entry(FOLDER_WEIGHT + part.len() as u64)?;
-                    let id = self.push(Meta::unstated(), Node::Folder(BTreeMap::new()));
+                    let id = self.push(Meta::unstated(), Node::Folder(Names::default()));
                     walk.enter(id)?;
-                    self.names_mut(here).insert(part, id);
+                    self.names_mut(here).insert(&part, id);
                 }
             }
         }
@@ -232,7 +235,7 @@ impl Merger<'_> {
         }
         let (folder, name) = self.place(path)?;
         let id = self.push(meta, node);
-        self.names_mut(folder).insert(name.into(), id);
+        self.names_mut(folder).insert(name, id);
         Ok(())
     }
 
@@ -246,8 +249,8 @@ impl Merger<'_> {
         match self.child(folder, name) {
             Some(id) if matches!(self.inode(id).node, Node::Folder(_)) => self.inodes[id.0 as usize].meta = meta,
             _ => {
-                let id = self.push(meta, Node::Folder(BTreeMap::new()));
-                self.names_mut(folder).insert(name.into(), id);
+                let id = self.push(meta, Node::Folder(Names::default()));
+                self.names_mut(folder).insert(name, id);
             }
         }
         Ok(())
@@ -263,7 +266,7 @@ impl Merger<'_> {
             return Err(EntryFault::FolderTarget(shown(target)));
         }
         let (folder, name) = self.place(path)?;
-        self.names_mut(folder).insert(name.into(), id);
+        self.names_mut(folder).insert(name, id);
         Ok(())
     }
 
@@ -285,24 +288,38 @@ impl Merger<'_> {
 
     fn child(&self, folder: InodeId, name: &[u8]) -> Option<InodeId> {
         match &self.inode(folder).node {
-            Node::Folder(names) => names.get(name).copied(),
+            Node::Folder(names) => names.get(name),
             _ => None,
         }
     }
 
-    fn names(&self, folder: InodeId) -> impl Iterator<Item = &Box<[u8]>> {
-        match &self.inode(folder).node {
-            Node::Folder(names) => names.keys(),
-            _ => unreachable!("a walk ends in a folder"),
-        }
-    }
-
-    fn names_mut(&mut self, folder: InodeId) -> &mut BTreeMap<Box<[u8]>, InodeId> {
+    fn names_mut(&mut self, folder: InodeId) -> &mut Names {
         match &mut self.inodes[folder.0 as usize].node {
             Node::Folder(names) => names,
             _ => unreachable!("a walk ends in a folder"),
         }
     }
+}
+
+/// The paths of a layer that its markers lead through.
+fn on_the_way(markers: &[Change], changes: &Changes) -> HashSet<Box<[u8]>> {
+    let mut marked: Vec<&[u8]> = markers
+        .iter()
+        .map(|marker| match marker {
+            Change::Whiteout(path) | Change::Opaque(path) | Change::Add { path, .. } => &**path,
+        })
+        .collect();
+    marked.sort_unstable();
+    let leads_there = |path: &[u8]| {
+        let inner = [path, b"/"].concat();
+        let next = marked.partition_point(|marked| *marked < &*inner);
+        marked.get(next).is_some_and(|marked| marked.starts_with(&inner)) || marked.binary_search(&path).is_ok()
+    };
+    let paths = changes.iter().filter_map(|change| match change {
+        Change::Add { path, .. } if leads_there(&path) => Some(path),
+        _ => None,
+    });
+    paths.collect()
 }
 
 /// A path being looked up: where it has come to, and the parts still to go.

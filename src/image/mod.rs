@@ -14,6 +14,7 @@
 
 mod apps;
 mod apptainer;
+mod changes;
 mod check;
 mod edit;
 mod error;
@@ -23,6 +24,7 @@ mod layer;
 mod layers;
 mod limits;
 mod merge;
+mod names;
 mod note;
 mod sif;
 mod spool;
@@ -39,8 +41,9 @@ pub use folder::{Converted, convert_folder, write_folder};
 pub use layer::LayerBlob;
 pub use layers::{Layers, Merged};
 pub use limits::Limits;
+pub use names::Names;
 pub use note::{Note, NoteKind};
 pub use sif::{SifDescription, write_sif};
 pub use spool::READ_CACHE;
 pub use squashfs::{Compression, CompressionError, SquashfsOptions, Written, write_squashfs};
-pub use tree::{Body, Data, Inode, InodeId, Meta, Node, Segment, Time, Tree, Xattr};
+pub use tree::{Body, Data, Few, Inode, InodeId, Meta, Node, Segment, Time, Tree, Xattr};

@@ -1,6 +1,6 @@
 //! Where the contents of a tree's files lie: in layers, or in an image that is unpacked or packed already.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Excess, ImageError, at};
 use super::layers::Merged;
 use super::limits::Limits;
+use super::names::Names;
 use super::tree::{Body, Data, Inode, InodeId, Meta, Node, Time, Tree, Xattr};
 use crate::squashfs::{self, InodeRef, Squashfs, SquashfsError};
 use crate::store::{OpenFolders, open_own};
@@ -108,7 +109,7 @@ impl<F> Builder<F> {
 
     fn name(&mut self, folder: InodeId, name: &[u8], id: InodeId) {
         if let Node::Folder(names) = &mut self.inodes[folder.0 as usize].node {
-            names.insert(name.into(), id);
+            names.insert(name, id);
         }
     }
 
@@ -182,7 +183,7 @@ fn packed(image: &Squashfs) -> Result<Builder<squashfs::Inode>, Fault> {
     if root.kind() != squashfs::Kind::Folder {
         return Err(SquashfsError::damaged("a root that is no folder", 0).into());
     }
-    let top = builder.add(packed_meta(image, &root)?, Node::Folder(BTreeMap::new()))?;
+    let top = builder.add(packed_meta(image, &root)?, Node::Folder(Names::default()))?;
     known.insert(image.root(), top);
     let mut folders = vec![(root, top)];
     while let Some((folder, id)) = folders.pop() {
@@ -197,7 +198,7 @@ fn packed(image: &Squashfs) -> Result<Builder<squashfs::Inode>, Fault> {
             }
             let inode = image.inode(entry.inode)?;
             let node = match &inode.node {
-                squashfs::Node::Folder(_) => Node::Folder(BTreeMap::new()),
+                squashfs::Node::Folder(_) => Node::Folder(Names::default()),
                 squashfs::Node::File(file) => Node::File(builder.body(file.size, inode.clone())?),
                 squashfs::Node::Symlink(target) => Node::Symlink(target.as_slice().into()),
                 squashfs::Node::BlockDevice(number) => {
@@ -241,7 +242,7 @@ fn packed_meta(image: &Squashfs, inode: &squashfs::Inode) -> Result<Meta, Squash
             seconds: inode.mtime.into(),
             nanos: 0,
         },
-        xattrs: xattrs.into(),
+        xattrs: xattrs.into_iter().collect(),
     })
 }
 
@@ -260,7 +261,7 @@ fn unpacked(top: &Path, open: &mut OpenFolders) -> Result<Builder<PathBuf>, Imag
     let root = builder
         .add(
             unpacked_meta(top, &meta).map_err(at("look at", top))?,
-            Node::Folder(BTreeMap::new()),
+            Node::Folder(Names::default()),
         )
         .map_err(excess)?;
     let mut known: HashMap<(u64, u64), InodeId> = HashMap::new();
@@ -284,7 +285,7 @@ fn unpacked(top: &Path, open: &mut OpenFolders) -> Result<Builder<PathBuf>, Imag
             let number = meta.rdev();
             let (major, minor) = (libc::major(number), libc::minor(number));
             let node = if kind.is_dir() {
-                Node::Folder(BTreeMap::new())
+                Node::Folder(Names::default())
             } else if kind.is_file() {
                 Node::File(builder.body(meta.len(), path.clone()).map_err(excess)?)
             } else if kind.is_symlink() {
@@ -341,6 +342,6 @@ fn unpacked_meta(path: &Path, meta: &Metadata) -> io::Result<Meta> {
             seconds: meta.mtime(),
             nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
         },
-        xattrs: xattrs.into(),
+        xattrs: xattrs.into_iter().collect(),
     })
 }

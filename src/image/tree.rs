@@ -1,6 +1,8 @@
 //! The merged image: inodes and names, with bodies that point into spooled layers.
 
-use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use super::names::Names;
 
 /// Names an inode of one [`Tree`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,18 +26,11 @@ pub struct Inode {
 /// What an inode is.
 #[derive(Debug)]
 pub enum Node {
-    /// Names in byte order.
-    Folder(BTreeMap<Box<[u8]>, InodeId>),
+    Folder(Names),
     File(Body),
     Symlink(Box<[u8]>),
-    CharDevice {
-        major: u32,
-        minor: u32,
-    },
-    BlockDevice {
-        major: u32,
-        minor: u32,
-    },
+    CharDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
     Fifo,
 }
 
@@ -55,7 +50,7 @@ pub enum Data {
     /// All of them, from this offset on.
     Plain(u64),
     /// Ascending parts; between them are holes.
-    Sparse(Box<[Segment]>),
+    Sparse(Few<Segment>),
 }
 
 /// A stored part of a sparse file; all in bytes.
@@ -77,14 +72,40 @@ pub struct Meta {
     pub gid: u32,
     pub mtime: Time,
     /// Sorted by name, without duplicates.
-    pub xattrs: Box<[Xattr]>,
+    pub xattrs: Few<Xattr>,
 }
 
-/// Since the epoch; `nanos` counts forward from `seconds` before it too.
+/// Since the epoch; `nanos` counts forward from `seconds` before it too. Packed: there is one in every inode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(Rust, packed(4))]
 pub struct Time {
     pub seconds: i64,
     pub nanos: u32,
+}
+
+/// A list that nearly all inodes have nothing in: the empty one takes eight bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Few<T>(Option<Box<Box<[T]>>>);
+
+impl<T> Default for Few<T> {
+    fn default() -> Few<T> {
+        Few(None)
+    }
+}
+
+impl<T> Deref for Few<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.0.as_deref().map_or(&[], |list| list)
+    }
+}
+
+impl<T> FromIterator<T> for Few<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Few<T> {
+        let list: Box<[T]> = items.into_iter().collect();
+        Few((!list.is_empty()).then(|| Box::new(list)))
+    }
 }
 
 /// An extended attribute, with its full name (`user.note`).
@@ -102,7 +123,7 @@ impl Meta {
             uid: 0,
             gid: 0,
             mtime: Time::default(),
-            xattrs: Box::default(),
+            xattrs: Few::default(),
         }
     }
 }
@@ -114,13 +135,21 @@ impl Tree {
         &self.inodes[id.0 as usize]
     }
 
+    /// A file's content; none of anything else.
+    pub(super) fn body(&self, id: InodeId) -> Option<&Body> {
+        match &self.inode(id).node {
+            Node::File(body) => Some(body),
+            _ => None,
+        }
+    }
+
     /// A folder's names, in byte order; none for anything else.
     pub fn names(&self, id: InodeId) -> impl Iterator<Item = (&[u8], InodeId)> {
         let names = match &self.inode(id).node {
             Node::Folder(names) => Some(names),
             _ => None,
         };
-        names.into_iter().flatten().map(|(name, &id)| (&**name, id))
+        names.into_iter().flat_map(Names::iter)
     }
 
     /// Every inode that has a name.

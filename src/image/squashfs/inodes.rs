@@ -1,7 +1,7 @@
 //! Inodes and directories.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 
 use super::bodies::Bodies;
 use super::metadata::{Place, Stream};
@@ -11,75 +11,86 @@ use crate::image::layers::Merged;
 use crate::image::tree::{Inode, InodeId, Node, Tree};
 use crate::squashfs::format::{METADATA_BLOCK, NO_FRAGMENT, NO_XATTR, inode_type};
 
-/// The tables that describe the tree.
-pub(super) struct Inodes {
-    pub(super) inodes: Stream,
-    pub(super) directories: Stream,
+/// The tables that describe the tree, but for that of the inodes, which are written at once.
+pub(super) struct Tables {
+    pub(super) directories: Vec<u8>,
     pub(super) xattrs: Xattrs,
     pub(super) ids: Vec<u32>,
     pub(super) root: Place,
-    /// By number, from 1.
+    /// By number, from 1: inodes are written in the order of their numbers.
     pub(super) places: Vec<Place>,
     /// Attributes that the format cannot hold: how many inodes had some.
     pub(super) lost_xattrs: u64,
 }
 
-/// Builds all of them. Inner folders come first: a directory names the places of its inodes.
-pub(super) fn build(merged: &Merged, bodies: &Bodies, options: &SquashfsOptions) -> io::Result<Inodes> {
+/// Writes the inode table to `out`, and builds the others. Inner folders come first: a directory names the places of its inodes.
+pub(super) fn build(merged: &Merged, bodies: &Bodies, options: SquashfsOptions, out: &mut impl Write) -> io::Result<Tables> {
     let tree = &merged.tree;
     let folders = tree.folders();
     let mut builder = Builder {
         tree,
         bodies,
         numbers: number(tree, &folders)?,
-        placed: HashMap::new(),
         id_numbers: HashMap::new(),
-        out: Inodes {
-            inodes: Stream::new(*options),
-            directories: Stream::new(*options),
-            xattrs: Xattrs::new(*options),
-            ids: Vec::new(),
-            root: Place::default(),
-            places: Vec::new(),
-            lost_xattrs: 0,
-        },
+        inodes: Stream::new(options, out),
+        directories: Stream::new(options, Vec::new()),
+        xattrs: Xattrs::new(options),
+        ids: Vec::new(),
+        places: Vec::with_capacity(tree.inodes.len()),
+        lost_xattrs: 0,
     };
-    builder.out.places = vec![Place::default(); builder.numbers.len()];
     for &(folder, parent) in folders.iter().rev() {
         for (_, id) in tree.names(folder) {
-            if !matches!(tree.inode(id).node, Node::Folder(_)) && !builder.placed.contains_key(&id) {
+            if !matches!(tree.inode(id).node, Node::Folder(_)) && builder.number(id) as usize > builder.places.len() {
                 builder.leaf(id)?;
             }
         }
         builder.folder(folder, parent)?;
     }
-    builder.out.root = builder.placed[&Tree::ROOT];
-    Ok(builder.out)
+    let root = builder.place(Tree::ROOT);
+    builder.inodes.finish()?;
+    Ok(Tables {
+        directories: builder.directories.finish()?.0,
+        xattrs: builder.xattrs,
+        ids: builder.ids,
+        root,
+        places: builder.places,
+        lost_xattrs: builder.lost_xattrs,
+    })
 }
 
-/// Numbers in the order of the inode table, so that what lies side by side in a folder has numbers side by side.
-fn number(tree: &Tree, folders: &[(InodeId, Option<InodeId>)]) -> io::Result<HashMap<InodeId, u32>> {
-    let mut numbers = HashMap::new();
+/// Of each inode, its number: in the order of the inode table, so that what lies side by side in a folder has numbers side by side.
+fn number(tree: &Tree, folders: &[(InodeId, Option<InodeId>)]) -> io::Result<Vec<u32>> {
+    let mut numbers = vec![0; tree.inodes.len()];
+    let mut last = 0_u32;
     for &(folder, _) in folders.iter().rev() {
         let leaves = tree
             .names(folder)
             .map(|(_, id)| id)
             .filter(|id| !matches!(tree.inode(*id).node, Node::Folder(_)));
         for id in leaves.chain([folder]) {
-            let next = u32::try_from(numbers.len() + 1).map_err(|_| io::Error::other("too many files for SquashFS"))?;
-            numbers.entry(id).or_insert(next);
+            let number = &mut numbers[id.0 as usize];
+            if *number == 0 {
+                last = last.checked_add(1).ok_or_else(|| io::Error::other("too many files for SquashFS"))?;
+                *number = last;
+            }
         }
     }
     Ok(numbers)
 }
 
-struct Builder<'a> {
+struct Builder<'a, W> {
     tree: &'a Tree,
     bodies: &'a Bodies,
-    numbers: HashMap<InodeId, u32>,
-    placed: HashMap<InodeId, Place>,
+    /// By inode; 0 of what has no name.
+    numbers: Vec<u32>,
     id_numbers: HashMap<u32, u16>,
-    out: Inodes,
+    inodes: Stream<W>,
+    directories: Stream<Vec<u8>>,
+    xattrs: Xattrs,
+    ids: Vec<u32>,
+    places: Vec<Place>,
+    lost_xattrs: u64,
 }
 
 fn kind_of(node: &Node) -> u16 {
@@ -93,7 +104,16 @@ fn kind_of(node: &Node) -> u16 {
     }
 }
 
-impl Builder<'_> {
+impl<W: Write> Builder<'_, W> {
+    fn number(&self, id: InodeId) -> u32 {
+        self.numbers[id.0 as usize]
+    }
+
+    /// Of an inode that has been written.
+    fn place(&self, id: InodeId) -> Place {
+        self.places[self.number(id) as usize - 1]
+    }
+
     fn leaf(&mut self, id: InodeId) -> io::Result<()> {
         let inode = self.tree.inode(id);
         let xattr = self.xattr(inode)?;
@@ -129,14 +149,12 @@ impl Builder<'_> {
     }
 
     fn file(&mut self, id: InodeId, inode: &Inode, size: u64, xattr: u32) -> io::Result<()> {
-        let empty = super::bodies::Stored::default();
-        let stored = self.bodies.of.get(&id).map_or(&empty, |&index| &self.bodies.stored[index]);
+        let stored = self.bodies.stored(id);
         let (fragment, offset) = stored.fragment.unwrap_or((NO_FRAGMENT, 0));
         let basic = match (u32::try_from(stored.start), u32::try_from(size)) {
             (Ok(start), Ok(size)) if inode.links == 1 && xattr == NO_XATTR && stored.sparse == 0 => Some((start, size)),
             _ => None,
         };
-        let blocks = &stored.blocks;
         self.put(id, inode, basic.is_none(), |out| {
             match basic {
                 Some((start, size)) => out.u32(start).u32(fragment).u32(offset).u32(size),
@@ -150,7 +168,7 @@ impl Builder<'_> {
                     .u32(offset)
                     .u32(xattr),
             };
-            for block in blocks {
+            for block in stored.blocks {
                 out.u32(*block);
             }
         })
@@ -159,7 +177,7 @@ impl Builder<'_> {
     fn folder(&mut self, id: InodeId, parent: Option<InodeId>) -> io::Result<()> {
         let inode = self.tree.inode(id);
         let xattr = self.xattr(inode)?;
-        let start = self.out.directories.place()?;
+        let start = self.directories.place()?;
         let Listing { size, index } = self.listing(id)?;
         let folders = self
             .tree
@@ -168,8 +186,11 @@ impl Builder<'_> {
         let links = 2 + u32::try_from(folders.count()).expect("fewer than inodes");
         // The root's parent is a number that no inode has.
         let parent = match parent {
-            Some(parent) => self.numbers[&parent],
-            None => u32::try_from(self.numbers.len() + 1).map_err(io::Error::other)?,
+            Some(parent) => self.number(parent),
+            None => self
+                .number(id)
+                .checked_add(1)
+                .ok_or_else(|| io::Error::other("too many files for SquashFS"))?,
         };
         // The format counts `.` and `..` as three bytes.
         let size = size + 3;
@@ -205,8 +226,8 @@ impl Builder<'_> {
         let mut rest = &names[..];
         let mut last_block = None;
         while let Some(&(first, first_id)) = rest.first() {
-            let (block, base) = (self.placed[&first_id].block, self.numbers[&first_id]);
-            let place = self.out.directories.place()?;
+            let (block, base) = (self.place(first_id).block, self.number(first_id));
+            let place = self.directories.place()?;
             // A run that begins in another block of the table can be found without reading what is before it.
             if last_block.is_some_and(|last| last != place.block) {
                 listing.index.push((listing.size, place.block, first.to_vec()));
@@ -215,13 +236,14 @@ impl Builder<'_> {
             let mut run = Bytes::default();
             let mut count = 0_u32;
             for (name, id) in rest {
-                let delta = i64::from(self.numbers[id]) - i64::from(base);
+                let delta = i64::from(self.number(*id)) - i64::from(base);
                 let Ok(delta) = i16::try_from(delta) else { break };
                 let next_block = count > 0 && usize::from(place.offset) + 12 + run.0.len() > METADATA_BLOCK;
-                if count == 256 || self.placed[id].block != block || next_block {
+                let at = self.place(*id);
+                if count == 256 || at.block != block || next_block {
                     break;
                 }
-                run.u16(self.placed[id].offset)
+                run.u16(at.offset)
                     .u16(delta.cast_unsigned())
                     .u16(kind_of(&self.tree.inode(*id).node));
                 run.u16(u16::try_from(name.len() - 1).expect("at most 255"));
@@ -230,8 +252,8 @@ impl Builder<'_> {
             }
             let mut header = Bytes::default();
             header.u32(count - 1).u32(block).u32(base);
-            self.out.directories.push(&header.0)?;
-            self.out.directories.push(&run.0)?;
+            self.directories.push(&header.0)?;
+            self.directories.push(&run.0)?;
             let length = u32::try_from(header.0.len() + run.0.len()).expect("a run has at most 256 names");
             listing.size = listing
                 .size
@@ -244,8 +266,8 @@ impl Builder<'_> {
 
     /// The inode's header, then what `body` adds.
     fn put(&mut self, id: InodeId, inode: &Inode, extended: bool, body: impl FnOnce(&mut Bytes)) -> io::Result<()> {
-        let place = self.out.inodes.place()?;
-        let number = self.numbers[&id];
+        let place = self.inodes.place()?;
+        let number = self.number(id);
         let mut bytes = Bytes::default();
         let mtime = u32::try_from(inode.meta.mtime.seconds.clamp(0, u32::MAX.into())).expect("clamped");
         bytes
@@ -256,15 +278,14 @@ impl Builder<'_> {
             .u32(mtime)
             .u32(number);
         body(&mut bytes);
-        self.out.inodes.push(&bytes.0)?;
-        self.placed.insert(id, place);
-        self.out.places[number as usize - 1] = place;
+        self.inodes.push(&bytes.0)?;
+        self.places.push(place);
         Ok(())
     }
 
     fn xattr(&mut self, inode: &Inode) -> io::Result<u32> {
-        let (number, lost) = self.out.xattrs.add(&inode.meta.xattrs)?;
-        self.out.lost_xattrs += u64::from(lost);
+        let (number, lost) = self.xattrs.add(&inode.meta.xattrs)?;
+        self.lost_xattrs += u64::from(lost);
         Ok(number)
     }
 
@@ -272,12 +293,12 @@ impl Builder<'_> {
         if let Some(&number) = self.id_numbers.get(&id) {
             return Ok(number);
         }
-        let number = u16::try_from(self.out.ids.len())
+        let number = u16::try_from(self.ids.len())
             .ok()
             .filter(|&number| number < u16::MAX)
             .ok_or_else(|| io::Error::other("more than 65535 users and groups"))?;
         self.id_numbers.insert(id, number);
-        self.out.ids.push(id);
+        self.ids.push(id);
         Ok(number)
     }
 }

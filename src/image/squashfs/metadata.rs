@@ -1,6 +1,6 @@
 //! Metadata: streams cut into blocks of 8 KiB, each compressed, addressed by the block's place and the offset in it.
 
-use std::io;
+use std::io::{self, Write};
 
 use super::SquashfsOptions;
 use crate::squashfs::format::{METADATA_BLOCK, METADATA_STORED};
@@ -19,21 +19,24 @@ impl Place {
     }
 }
 
-/// A metadata stream being written, in memory: metadata is small beside what it describes.
-pub(super) struct Stream {
+/// A metadata stream being written.
+pub(super) struct Stream<W> {
     options: SquashfsOptions,
-    written: Vec<u8>,
+    out: W,
+    /// Bytes of all blocks that are in `out`.
+    written: u64,
     /// Never a whole block.
     open: Vec<u8>,
     /// Starts of the blocks written.
     starts: Vec<u64>,
 }
 
-impl Stream {
-    pub(super) fn new(options: SquashfsOptions) -> Stream {
+impl<W: Write> Stream<W> {
+    pub(super) fn new(options: SquashfsOptions, out: W) -> Stream<W> {
         Stream {
             options,
-            written: Vec::new(),
+            out,
+            written: 0,
             open: Vec::with_capacity(METADATA_BLOCK),
             starts: Vec::new(),
         }
@@ -42,7 +45,7 @@ impl Stream {
     /// Where the next byte goes.
     pub(super) fn place(&self) -> io::Result<Place> {
         Ok(Place {
-            block: u32::try_from(self.written.len()).map_err(|_| io::Error::other("more than 4 GiB of metadata"))?,
+            block: u32::try_from(self.written).map_err(|_| io::Error::other("more than 4 GiB of metadata"))?,
             offset: u16::try_from(self.open.len()).expect("a block is smaller"),
         })
     }
@@ -61,43 +64,43 @@ impl Stream {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.starts.push(self.written.len() as u64);
-        push_block(&mut self.written, self.options, &self.open)?;
+        self.starts.push(self.written);
+        self.written += write_block(&mut self.out, self.options, &self.open)?;
         self.open.clear();
         Ok(())
     }
 
-    /// The stream as it is stored, and where its blocks start in it.
-    pub(super) fn finish(mut self) -> io::Result<(Vec<u8>, Vec<u64>)> {
+    /// What it was written to, how many bytes, and where among them its blocks start.
+    pub(super) fn finish(mut self) -> io::Result<(W, u64, Vec<u64>)> {
         if !self.open.is_empty() {
             self.close()?;
         }
-        Ok((self.written, self.starts))
+        Ok((self.out, self.written, self.starts))
     }
 }
 
-/// One block with its header.
-fn push_block(out: &mut Vec<u8>, options: SquashfsOptions, block: &[u8]) -> io::Result<()> {
+/// One block with its header; returns how many bytes that is.
+fn write_block(out: &mut impl Write, options: SquashfsOptions, block: &[u8]) -> io::Result<u64> {
     let mut packed = Vec::new();
     let (body, stored) = match options.compression.compress(block, options.block_size, &mut packed)? {
         true => (&packed[..], 0),
         false => (block, METADATA_STORED),
     };
     let length = u16::try_from(body.len()).expect("a block is smaller");
-    out.extend((length | stored).to_le_bytes());
-    out.extend(body);
-    Ok(())
+    let whole = [&(length | stored).to_le_bytes(), body].concat();
+    out.write_all(&whole)?;
+    Ok(whole.len() as u64)
 }
 
-/// A lookup table at `at` of the file: records in metadata blocks, then the absolute places of these blocks. Returns the bytes
-/// and where the list of places begins, which is what the superblock names.
-pub(super) fn table(options: SquashfsOptions, records: &[u8], at: u64) -> io::Result<(Vec<u8>, u64)> {
-    let mut stream = Stream::new(options);
-    stream.push(records)?;
-    let (mut bytes, starts) = stream.finish()?;
-    let list = at + bytes.len() as u64;
-    for start in starts {
-        bytes.extend((at + start).to_le_bytes());
+/// A lookup table that is written to `out`, at `at` of the file: records in metadata blocks, then the absolute places of these blocks.
+/// Returns where the list of places begins, which is what the superblock names.
+pub(super) fn table(options: SquashfsOptions, records: impl Iterator<Item: AsRef<[u8]>>, out: &mut impl Write, at: u64) -> io::Result<u64> {
+    let mut stream = Stream::new(options, out);
+    for record in records {
+        stream.push(record.as_ref())?;
     }
-    Ok((bytes, list))
+    let (out, length, starts) = stream.finish()?;
+    let list: Vec<u8> = starts.into_iter().flat_map(|start| (at + start).to_le_bytes()).collect();
+    out.write_all(&list)?;
+    Ok(at + length)
 }

@@ -10,6 +10,7 @@
 
 mod bodies;
 mod compress;
+mod contents;
 mod inodes;
 mod metadata;
 mod write;

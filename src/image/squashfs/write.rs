@@ -1,13 +1,13 @@
 //! The whole file system.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use super::Compression;
 use super::bodies::{self, Output};
 use super::inodes;
-use super::metadata::table;
+use super::metadata;
 use crate::image::layers::Merged;
 use crate::squashfs::format::{BLOCK_SIZES, FRAGMENT_ENTRY, MAGIC, METADATA_STORED, NO_TABLE, SUPERBLOCK};
 
@@ -78,33 +78,27 @@ pub fn write_squashfs(merged: &Merged, file: &File, base: u64, options: &Squashf
         head.extend(bytes);
     }
     let bodies = bodies::write(merged, &output, SUPERBLOCK + head.len() as u64)?;
-    let tables = inodes::build(merged, &bodies, options)?;
-
     let mut tail = Tail {
-        at: bodies.end,
-        bytes: Vec::new(),
+        output: &output,
+        end: bodies.end,
     };
-    let inode_table = tail.push(&tables.inodes.finish()?.0);
-    let directory_table = tail.push(&tables.directories.finish()?.0);
-    let fragments: Vec<u8> = bodies.fragments.iter().flat_map(|&(start, size)| fragment(start, size)).collect();
-    let fragment_table = tail.table(*options, &fragments)?;
-    let export: Vec<u8> = tables.places.iter().flat_map(|place| place.reference().to_le_bytes()).collect();
-    let export_table = tail.table(*options, &export)?;
-    let ids: Vec<u8> = tables.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let id_table = tail.table(*options, &ids)?;
-    let xattr_table = match tables.xattrs.finish(*options, tail.end())? {
+    let inode_table = tail.end;
+    let tables = inodes::build(merged, &bodies, *options, &mut tail)?;
+    let directory_table = tail.end;
+    tail.write_all(&tables.directories)?;
+    let fragment_table = tail.table(bodies.fragments.iter().map(|&(start, size)| fragment(start, size)))?;
+    let export_table = tail.table(tables.places.iter().map(|place| place.reference().to_le_bytes()))?;
+    let id_table = tail.table(tables.ids.iter().map(|id| id.to_le_bytes()))?;
+    let xattr_table = match tables.xattrs.finish(*options, tail.end)? {
         Some((bytes, header)) => {
-            tail.push(&bytes);
+            tail.write_all(&bytes)?;
             header
         }
         None => NO_TABLE,
     };
-    let used = tail.end();
-    tail.bytes.resize(
-        tail.bytes.len() + usize::try_from(used.next_multiple_of(PADDING) - used).expect("less than a page"),
-        0,
-    );
-    file.write_all_at(&tail.bytes, base + tail.at)?;
+    let used = tail.end;
+    let padding = usize::try_from(used.next_multiple_of(PADDING) - used).expect("less than a page");
+    tail.write_all(&vec![0; padding])?;
 
     let mut flags = flag::DUPLICATES_CHECKED | flag::EXPORTABLE;
     if compression == Compression::None {
@@ -159,29 +153,29 @@ fn fragment(start: u64, size: u32) -> [u8; FRAGMENT_ENTRY] {
     entry
 }
 
-/// The tables behind the data.
-struct Tail {
-    /// Where they begin in the file system.
-    at: u64,
-    bytes: Vec<u8>,
+/// The tables behind the data, as they are written.
+struct Tail<'a> {
+    output: &'a Output<'a>,
+    /// Where the next one begins in the file system.
+    end: u64,
 }
 
-impl Tail {
-    fn end(&self) -> u64 {
-        self.at + self.bytes.len() as u64
-    }
-
-    /// Returns where it is.
-    fn push(&mut self, bytes: &[u8]) -> u64 {
-        let at = self.end();
-        self.bytes.extend(bytes);
-        at
-    }
-
+impl Tail<'_> {
     /// Returns what the superblock has to say.
-    fn table(&mut self, options: SquashfsOptions, records: &[u8]) -> io::Result<u64> {
-        let (bytes, list) = table(options, records, self.end())?;
-        self.push(&bytes);
-        Ok(list)
+    fn table(&mut self, records: impl Iterator<Item: AsRef<[u8]>>) -> io::Result<u64> {
+        let at = self.end;
+        metadata::table(self.output.options, records, self, at)
+    }
+}
+
+impl Write for Tail<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.file.write_all_at(bytes, self.output.base + self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::squashfs::format::{NO_XATTR, xattr_type::PREFIXES};
 
 /// All sets of an image.
 pub(super) struct Xattrs {
-    values: Stream,
+    values: Stream<Vec<u8>>,
     /// Of each set: its place, how many attributes, and how long a list of their names is.
     ids: Vec<u8>,
     known: HashMap<Box<[Xattr]>, u32>,
@@ -19,7 +19,7 @@ pub(super) struct Xattrs {
 impl Xattrs {
     pub(super) fn new(options: SquashfsOptions) -> Xattrs {
         Xattrs {
-            values: Stream::new(options),
+            values: Stream::new(options, Vec::new()),
             ids: Vec::new(),
             known: HashMap::new(),
         }
@@ -61,9 +61,10 @@ impl Xattrs {
             return Ok(None);
         }
         let count = u32::try_from(self.known.len()).expect("checked when added");
-        let (mut bytes, _) = self.values.finish()?;
-        let (ids, list) = table(options, &self.ids, at + bytes.len() as u64)?;
-        let blocks = usize::try_from(list - at).expect("it is in memory") - bytes.len();
+        let (mut bytes, length, _) = self.values.finish()?;
+        let mut ids = Vec::new();
+        let list = table(options, [&self.ids].into_iter(), &mut ids, at + length)?;
+        let blocks = usize::try_from(list - at - length).expect("it is in memory");
         bytes.extend(&ids[..blocks]);
         let header = at + bytes.len() as u64;
         bytes.extend(at.to_le_bytes());

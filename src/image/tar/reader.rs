@@ -157,7 +157,7 @@ impl<R: BufRead> Reader<R> {
                     nanos: 0,
                 },
             },
-            xattrs: std::mem::take(&mut pax.xattrs).into(),
+            xattrs: std::mem::take(&mut pax.xattrs).into_iter().collect(),
         };
         // Only files have a body: a size on anything else is a leftover, as Go reads it.
         let content = match header.typeflag() {

@@ -2,7 +2,7 @@
 
 use super::TarError;
 use super::header::number;
-use crate::image::tree::Segment;
+use crate::image::tree::{Few, Segment};
 
 /// The most stored parts that one file may have: about 24 MiB of map.
 const SEGMENTS: usize = 1 << 20;
@@ -33,7 +33,7 @@ impl Map {
     }
 
     /// The map against the file's size and what is stored, whose first byte is at `offset` of the archive.
-    pub(super) fn finish(self, real_size: u64, stored: u64, offset: u64) -> Result<Box<[Segment]>, TarError> {
+    pub(super) fn finish(self, real_size: u64, stored: u64, offset: u64) -> Result<Few<Segment>, TarError> {
         let mut segments = Vec::with_capacity(self.0.len());
         let (mut end, mut used) = (0_u64, 0_u64);
         for (at, length) in self.0 {
@@ -56,6 +56,6 @@ impl Map {
         if used != stored {
             return Err(TarError::Sparse("its parts are not as long as what is stored"));
         }
-        Ok(segments.into())
+        Ok(segments.into_iter().collect())
     }
 }
