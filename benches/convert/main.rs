@@ -51,6 +51,7 @@ fn compare(options: &Options, folder: &Path) {
     let [host, secure_host] = [&registry, &secure].map(|registry| format!("127.0.0.1:{}", registry.port));
     let reference = format!("docker://{host}/{NAME}");
     let work = folder.join("work");
+    programs::clear(&work);
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
 
     head();
@@ -88,20 +89,24 @@ fn compare(options: &Options, folder: &Path) {
             );
         }
     }
+    programs::clear(&work);
 }
 
 /// dvrun alone, about images of several sizes.
 fn grow(options: &Options, folder: &Path) {
+    let work = folder.join("work");
+    programs::clear(&work);
     for &megabytes in &options.sizes {
         let image = image::of_size(folder, megabytes);
         describe(&image);
         let (rates, cores) = machine(&image);
         let reference = format!("oci:{}:1", image.layout.display());
         head();
-        let best = best(options.times, &folder.join("work"), &reference, &["--format", "sif"]);
+        let best = best(options.times, &work, &reference, &["--format", "sif"]);
         line("dvrun SIF zstd:3", &best, Some(rates.seconds(&image, rates.zstd) / cores));
         println!("    {:.2} ns a byte\n", best.seconds * 1e9 / image.unpacked as f64);
     }
+    programs::clear(&work);
 }
 
 fn describe(image: &Image) {
