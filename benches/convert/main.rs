@@ -1,7 +1,7 @@
 //! Seconds from a registry to a file or a folder: dvrun, whichever peers are installed, and the limit that the machine sets.
 //!
 //! ```text
-//! cargo bench --bench convert -- [--times 3] [--enter "PREFIX"] [--only NAME]
+//! cargo bench --bench convert -- [--times 3] [--enter "PREFIX"] [--only NAME]…
 //! cargo bench --bench convert -- --sizes 100,500,2000,8000
 //! ```
 //!
@@ -27,7 +27,8 @@ struct Options {
     sizes: Vec<u64>,
     times: usize,
     enter: Vec<String>,
-    only: Option<String>,
+    /// Parts of names; empty for all.
+    only: Vec<String>,
 }
 
 /// In the registry.
@@ -52,7 +53,7 @@ fn compare(options: &Options, folder: &Path) {
     let reference = format!("docker://{host}/{NAME}");
     let work = folder.join("work");
     programs::clear(&work);
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()));
 
     head();
     let kinds = [
@@ -160,7 +161,7 @@ fn options() -> Options {
         sizes: Vec::new(),
         times: 3,
         enter: Vec::new(),
-        only: None,
+        only: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -171,7 +172,7 @@ fn options() -> Options {
             "--sizes" => options.sizes = value().split(',').map(|size| size.parse().expect("megabytes")).collect(),
             "--times" => options.times = value().parse::<usize>().expect("a number").max(1),
             "--enter" => options.enter = value().split_whitespace().map(str::to_owned).collect(),
-            "--only" => options.only = Some(value()),
+            "--only" => options.only.push(value()),
             other => panic!("unknown option {other}"),
         }
     }

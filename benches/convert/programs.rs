@@ -212,6 +212,8 @@ fn empty(work: &Path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{}: {error}", work.display()),
         _ => {}
     }
+    // Nor is what the last one wrote to be written to the disk beside the next one.
+    nix::unistd::sync();
     fs::create_dir_all(work).expect("target is writable");
     fs::set_permissions(work, fs::Permissions::from_mode(0o777)).expect("it is ours");
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
 use super::exit::Status;
@@ -487,6 +487,13 @@ pub fn take_memory_in_large_pieces() {
 /// As this allocator likes it.
 #[cfg(not(target_env = "gnu"))]
 pub fn take_memory_in_large_pieces() {}
+
+/// How many processors this process may run on. What a control group allows besides would take reading many files to know.
+pub fn processors() -> usize {
+    sched_getaffinity(Pid::this()).map_or(1, |set| {
+        (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
+    })
+}
 
 /// Ends this process at once, without the destructors and buffers that it shares with its parent.
 pub fn exit_now(status: i32) -> ! {

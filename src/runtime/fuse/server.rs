@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
@@ -156,11 +155,7 @@ impl From<Errno> for Failure {
 impl Server<'_> {
     /// Answers until the mount is gone.
     fn serve(&self) -> ! {
-        // What a control group allows besides would take reading many files to know, and more threads do no harm.
-        let cpus = sched_getaffinity(Pid::this()).map_or(2, |set| {
-            (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
-        });
-        let threads = cpus.clamp(2, THREADS_MAX);
+        let threads = sys::processors().clamp(2, THREADS_MAX);
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 // One that cannot be started is one fewer.

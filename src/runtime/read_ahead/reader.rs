@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
-use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, fchdir};
+use nix::unistd::fchdir;
 use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags, openat2};
 
 use super::list::{Item, List, What};
@@ -26,10 +25,7 @@ const NAMES: usize = 32 << 10;
 ///
 /// Nothing happens where there is only one processor: the program would wait for it.
 pub fn start(image: &OwnedFd, list: &List) -> nix::Result<()> {
-    let cpus = sched_getaffinity(Pid::this()).map_or(1, |set| {
-        (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
-    });
-    if list.items().is_empty() || cpus < 2 {
+    if list.items().is_empty() || sys::processors() < 2 {
         return Ok(());
     }
     match sys::fork()? {
@@ -50,6 +46,8 @@ pub fn start(image: &OwnedFd, list: &List) -> nix::Result<()> {
 fn prepare(image: &OwnedFd) -> nix::Result<OwnedFd> {
     // Where there is no PID namespace that would take it along.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // For whoever lists processes in there.
+    prctl::set_name(c"read-ahead")?;
     release_caller();
     fchdir(image)?;
     sys::close_from(3, Fate::Closed)?;
