@@ -9,6 +9,7 @@
 //!      ├─ the image's server            fuse       only for an image that is one file; dies with the monitor
 //!      └─ PID 1 of the namespaces         init       makes the container, reaps; dies with the monitor
 //!          └─ the program                            dies with PID 1
+//!          └─ a reader                    read_ahead asks the server first for what the program will ask; dies with PID 1
 //! ```
 //!
 //! Where the caller has one thread and nothing else to do, it is the monitor itself (`here`).

@@ -68,7 +68,12 @@ fn refusals_and_limits_stop_and_say_how_far_it_got() {
 
 #[test]
 fn two_calls_are_under_way_at_once_and_a_stage_waits_for_the_ids_that_it_needs() {
-    let work = Work::new([stage("a", &[], None), stage("b", &[], None), stage("c", &["b"], None)]);
+    let work = Work::new([
+        stage("a", &[], None),
+        stage("b", &[], None),
+        stage("third", &[], None),
+        stage("last", &["b"], None),
+    ]);
     let mut fake = Fake::new(&work);
     fake.at_once(2);
     fake.faults("sbatch", &["meet", "meet"]);
@@ -76,7 +81,8 @@ fn two_calls_are_under_way_at_once_and_a_stage_waits_for_the_ids_that_it_needs()
     assert!(submission.stopped.is_none() && submission.missing.is_empty(), "{submission:?}");
     let jobs = fake.jobs();
     let id = |stage: &str| jobs.iter().find(|job| job.stage == stage).unwrap().id.clone();
-    assert_eq!(jobs.last().unwrap().dependency, format!("afterok:{}", id("b")));
+    let last = jobs.iter().find(|job| job.stage == "last").unwrap();
+    assert_eq!(last.dependency, format!("afterok:{}", id("b")));
 }
 
 #[test]
