@@ -60,12 +60,12 @@ within() { # SECONDS COMMAND…: true as soon as the command is, false when it n
     done
 }
 
-descendants() { # PID: itself last
+descendants() { # PID: itself first. Killed in this order none lives to see the end of one below it, and to tell of it.
     local child
+    echo "$1"
     for child in $(cat "/proc/$1"/task/*/children 2>/dev/null); do
         descendants "$child"
     done
-    echo "$1"
 }
 
 is_of_node() { # PID NODE: whether a program below it was told so

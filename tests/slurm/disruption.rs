@@ -133,6 +133,20 @@ impl<'a> Site<'a> {
     }
 }
 
+impl Drop for Site<'_> {
+    /// A test that failed says what was to be seen last.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut nodes = self.cluster.command("sinfo");
+            nodes.args(["-N", "-l"]);
+            let jobs = self.squeue(&["-o", "%i %j %T %r %Z"]);
+            for mut command in [self.cluster.dvrun(&self.sandbox, &["status"]), nodes, jobs] {
+                eprintln!("{}", finish(&mut command));
+            }
+        }
+    }
+}
+
 /// A stage that says when it starts, and waits for [`Site::open`] in its first attempt where it is held ([`hold`]).
 fn stage(name: &str, needs: &str, options: &str) -> String {
     let shard = if options.contains("array:") { "-${{ array.index }}" } else { "" };
