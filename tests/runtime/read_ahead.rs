@@ -8,6 +8,7 @@ use dvrun::runtime::{Container, ImageAccess, ReadAhead, Stream};
 
 use super::fixture::*;
 use super::image_files::{Packed, damage, ready_for};
+use crate::support::{Sandbox, finish};
 
 /// More files than a container reads that is not worth a list, each in a block of its own.
 const FILES: usize = 600;
@@ -101,6 +102,37 @@ fn a_short_program_and_a_place_that_cannot_be_written_leave_no_list() {
     let ended = run(&container(&packed, START));
     assert_eq!((ended.code, ended.err.as_str()), (0, ""));
     assert_eq!(list(&packed), None);
+}
+
+#[test]
+fn the_configuration_says_whether_lists_are_kept_and_a_profile_goes_first() {
+    if !ready_for(ImageAccess::Fuse) {
+        return;
+    }
+    let packed = packed();
+    let sandbox = Sandbox::new();
+    let lists_after = |config: &str| {
+        sandbox.config(config);
+        let mut exec = sandbox.dvrun();
+        exec.args(["exec", "--env", "PATH=/bin"]).arg(packed.image());
+        finish(exec.args(["--", "sh", "-c", START])).ok();
+        fs::read_dir(sandbox.cache().join("v1/read-ahead")).map_or(0, Iterator::count)
+    };
+    for (config, lists) in [
+        ("runtime: {image_access: fuse, read_ahead: false}\n", 0),
+        (
+            "runtime: {image_access: fuse}\nprofile: site\nprofiles: {site: {runtime: {read_ahead: false}}}\n",
+            0,
+        ),
+        (
+            "runtime: {image_access: fuse, read_ahead: false}\nprofile: site\nprofiles: {site: {runtime: {read_ahead: true}}}\n",
+            1,
+        ),
+    ] {
+        assert_eq!(lists_after(config), lists, "{config}");
+    }
+    fs::remove_dir_all(sandbox.cache()).unwrap();
+    assert_eq!(lists_after("runtime: {image_access: fuse}\n"), 1, "unless it says otherwise");
 }
 
 /// A list's file, as `src/runtime/read_ahead/list.rs` writes it.
