@@ -156,6 +156,17 @@ impl Work {
     }
 }
 
+/// `sbatch` that takes so many jobs, also from two calls at once, and then says what a site with a limit says. What it knows is
+/// in `folder`.
+pub fn sbatch_with_limit(jobs: u32, folder: &Path, sbatch: &str) -> String {
+    format!(
+        "#!/bin/sh\nn=0\nuntil mkdir '{}'/taken-$n 2>/dev/null; do\n  n=$((n + 1))\n  \
+         if [ $n -ge {jobs} ]; then echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; fi\ndone\n\
+         echo 'Welcome to this site'\nexec {sbatch} \"$@\"\n",
+        folder.display()
+    )
+}
+
 const STUB: &str = r#"#!/bin/sh
 run=$2 stage=$3 index=$4
 dir=${0%/*}

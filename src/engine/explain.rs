@@ -53,7 +53,7 @@ pub fn explain(run: &RunDir, plan: &Plan, stage: &StageName, index: u32, slurm: 
         },
     });
     let said = match (slurm, job) {
-        (Some(slurm), Some(job)) => query(slurm, &BTreeSet::from([job.clone()])).states.remove(&job),
+        (Some(slurm), Some(job)) => query(slurm, &BTreeSet::from([job.clone()]), &BTreeSet::new()).states.remove(&job),
         _ => None,
     };
     let mut needs = Vec::new();

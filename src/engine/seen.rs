@@ -41,6 +41,15 @@ impl SlurmView {
         let job = jobs.iter().rev().find(|job| job.intent.tasks.contains(index))?;
         Some((&job.job, job_task(stage, job, index)))
     }
+
+    /// Whether a task that ended badly is in the queue again, so that its record is that of an earlier attempt. One that a user
+    /// cancelled may be there for a moment yet.
+    pub fn runs_again(&self, stage: &StagePlan, index: u32) -> bool {
+        self.job_of(stage, index).is_some_and(|(job, task)| {
+            let state = self.answer.states.get(&task);
+            state.is_some_and(JobState::runs_again) && !self.stuck.contains(job) && !self.cancelled.contains(job)
+        })
+    }
 }
 
 /// What Slurm calls a task of `job`.
@@ -104,7 +113,7 @@ pub fn local(record: Option<&Record>, runner: Runner) -> Seen {
     }
 }
 
-/// A task of a run on SLURM, without a final record. `upstream_failed`: something that its stage needs ended badly.
+/// A task of a run on SLURM, without a final record or in the queue again. `upstream_failed`: something that its stage needs ended badly.
 pub fn slurm(view: &SlurmView, stage: &StagePlan, index: u32, upstream_failed: bool) -> Seen {
     let Some((job, task)) = view.job_of(stage, index) else {
         return Seen::new(TaskState::NotStarted, "not submitted");

@@ -203,9 +203,10 @@ fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, 
         Mode::Local => View::Local(local_runner(&events)),
         Mode::Slurm => {
             let ours = by_stage(jobs(&events));
-            let wanted = unfinished(plan, &records, &ours);
+            let wanted = job_tasks(plan, &records, &ours, |record| !is_final(record));
+            let ended = job_tasks(plan, &records, &ours, ended_badly);
             let answer = match slurm {
-                Some(slurm) => query(slurm, &wanted),
+                Some(slurm) => query(slurm, &wanted, &ended),
                 None => Jobs::default(),
             };
             problems.extend(answer.problems.iter().map(chain));
@@ -235,7 +236,8 @@ fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, 
         View::Slurm(view) => {
             let active = active(&view.answer.states);
             let going_on = active.difference(&view.stuck).cloned().collect();
-            (going_on, view.stuck.iter().cloned().collect(), !view.answer.queue_answered)
+            let unanswered = !view.answer.queue_answered && !view.asked.is_empty();
+            (going_on, view.stuck.iter().cloned().collect(), unanswered)
         }
     };
     let status = RunStatus {
@@ -252,24 +254,33 @@ fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, 
     Ok((status, view))
 }
 
-/// The tasks without a final record, as Slurm calls them.
-fn unfinished(plan: &Plan, records: &[Vec<Option<Record>>], ours: &BTreeMap<StageName, Vec<SubmittedJob>>) -> BTreeSet<JobTask> {
-    let mut wanted = BTreeSet::new();
+/// The tasks whose records are `such`, as Slurm calls them.
+fn job_tasks(
+    plan: &Plan,
+    records: &[Vec<Option<Record>>],
+    ours: &BTreeMap<StageName, Vec<SubmittedJob>>,
+    such: impl Fn(Option<&Record>) -> bool,
+) -> BTreeSet<JobTask> {
+    let mut chosen = BTreeSet::new();
     for ((name, stage), records) in plan.stages.iter().zip(records) {
         for job in ours.get(name).into_iter().flatten() {
-            let open = job
+            let tasks = job
                 .intent
                 .tasks
                 .iter()
-                .filter(|&index| !is_final(records.get(index as usize).and_then(Option::as_ref)));
-            wanted.extend(open.map(|index| job_task(stage, job, index)));
+                .filter(|&index| such(records.get(index as usize).and_then(Option::as_ref)));
+            chosen.extend(tasks.map(|index| job_task(stage, job, index)));
         }
     }
-    wanted
+    chosen
 }
 
 fn is_final(record: Option<&Record>) -> bool {
     record.is_some_and(|record| record.outcome != Outcome::Running)
+}
+
+fn ended_badly(record: Option<&Record>) -> bool {
+    is_final(record) && record.is_some_and(|record| record.outcome != Outcome::Ok)
 }
 
 fn read(records: &Records, count: u32) -> Result<Vec<Option<Record>>, StatusError> {
@@ -336,8 +347,9 @@ fn stage_status(run: &RunDir, stage: &StagePlan, records: &[Option<Record>], vie
 }
 
 fn look(record: Option<&Record>, view: &View, stage: &StagePlan, index: u32, upstream_failed: bool) -> Seen {
-    match record {
-        Some(record) if record.outcome != Outcome::Running => from_record(record),
+    match (record, view) {
+        (Some(_), View::Slurm(view)) if ended_badly(record) && view.runs_again(stage, index) => slurm(view, stage, index, upstream_failed),
+        (Some(record), _) if is_final(Some(record)) => from_record(record),
         _ => match view {
             View::Local(runner) => local(record, *runner),
             View::Slurm(view) => slurm(view, stage, index, upstream_failed),

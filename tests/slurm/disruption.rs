@@ -9,6 +9,7 @@ use std::time::Duration;
 use dvrun::state::{Outcome, Record, RunDir};
 
 use super::real::name;
+use super::sbatch_with_limit;
 use super::whole::nothing_unknown;
 use crate::support::{Cluster, Finished, Sandbox, as_root, finish, lane, wait_until};
 
@@ -173,6 +174,7 @@ fn what_a_cluster_does_to_runs_as_root() {
         for scenario in [
             a_node_loses_its_power,
             an_administrator_requeues,
+            an_administrator_requeues_the_only_job,
             a_more_important_job_comes,
             it_is_submitted_from_inside_a_job,
             two_submit_at_once,
@@ -244,6 +246,25 @@ fn an_administrator_requeues(cluster: &Cluster) {
     site.dvrun(&["wait"]).exits(1);
     assert_eq!((site.record("a").outcome, site.starts("b")), (Outcome::Cancelled, 0));
     site.known();
+}
+
+/// Where nothing else of a run goes on: what wrote that it was stopped is neither over nor submitted a second time.
+fn an_administrator_requeues_the_only_job(cluster: &Cluster) {
+    let site = Site::new(cluster, &stage("a", "", "resources: {cpus: 1}"));
+    hold(&site, &["a"]);
+    site.submit();
+    site.until_starts("a", 1);
+    let job = site.job("a");
+    finish(cluster.command("scontrol").args(["requeue", &job])).ok();
+    until("it waits again", || {
+        site.dvrun(&["status", "--json"]).json()["stages"]["a"]["counts"]["waiting"] == 1
+    });
+    assert_eq!(site.record("a").outcome, Outcome::Cancelled);
+    site.dvrun(&["submit", "flow.yaml"]).ok().complains("is active");
+    assert_eq!(site.job("a"), job);
+    site.dvrun(&["rerun", "a"]).exits(2).complains("still queued or running");
+    site.done();
+    assert_eq!((site.starts("a"), site.record("a").attempt), (2, 1));
 }
 
 fn a_more_important_job_comes(cluster: &Cluster) {
@@ -393,15 +414,9 @@ fn what_is_submitted_late_finds_its_parents_forgotten(cluster: &Cluster) {
             + &stage("late", "good", "resources: {cpus: 1}")
             + &stage("never", "bad", "resources: {cpus: 1}")),
     );
-    // Slurm takes two jobs, and no more.
     let bin = site.sandbox.path().join("bin");
     fs::create_dir(&bin).unwrap();
-    let full = format!(
-        "#!/bin/sh\nn=$(cat {0}/n 2>/dev/null || echo 0)\n[ $n -lt 2 ] || {{ echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }}\n\
-         echo $((n + 1)) >{0}/n\nexec /usr/bin/sbatch \"$@\"\n",
-        bin.display()
-    );
-    fs::write(bin.join("sbatch"), full).unwrap();
+    fs::write(bin.join("sbatch"), sbatch_with_limit(2, &bin, "/usr/bin/sbatch")).unwrap();
     fs::set_permissions(bin.join("sbatch"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     cluster.give(&bin);
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());

@@ -256,6 +256,11 @@ fn status_of_a_hundred_thousand_shards_is_two_calls_and_a_few_lines() {
         .records(&name("wide"))
         .write(77_777, &record(Outcome::Failed { exit: 9 }, Some("178_700")))
         .unwrap();
+    // What ended waits no more.
+    let job = fake.dir.join("jobs/178");
+    let waiting = fs::read_to_string(&job).unwrap().replace("|0-1000", "|0-699,701-1000");
+    assert!(waiting.contains("|0-699,"), "{waiting}");
+    fs::write(job, waiting).unwrap();
     let status = status(&work.run, &work.plan, Some(&fake.slurm)).unwrap();
     assert_eq!((fake.calls("squeue"), fake.calls("sacct")), (1, 0));
     let wide = &status.stages[&name("wide")];
@@ -266,6 +271,56 @@ fn status_of_a_hundred_thousand_shards_is_two_calls_and_a_few_lines() {
         ([(77_777, 77_777)].as_slice(), Some(9))
     );
     assert!(serde_json::to_string(&status).unwrap().len() < 10_000);
+}
+
+#[test]
+fn what_ended_badly_and_is_in_the_queue_again_has_not_ended() {
+    let work = Work::new([stage("a", &[], None), stage("b", &["a"], None)]);
+    let fake = Fake::new(&work);
+    // Only `a` gets there.
+    fake.faults("sbatch", &["ok", "limit"]);
+    work.submit(&fake.slurm).unwrap();
+    let job = fake.jobs().remove(0).id;
+    let end = |outcome: Outcome| work.run.records(&name("a")).write(0, &record(outcome, Some(&job))).unwrap();
+    let seen = || status(&work.run, &work.plan, Some(&fake.slurm)).unwrap();
+    for (word, reason, outcome, expected) in [
+        ("PENDING", "BeginTime", Outcome::Cancelled, TaskState::Waiting),
+        ("PENDING", "BeginTime", Outcome::Failed { exit: 137 }, TaskState::Waiting),
+        // Its next attempt has written nothing yet; or it has told of its end before Slurm knows.
+        ("RUNNING", "None", Outcome::Cancelled, TaskState::Running),
+        ("COMPLETING", "None", Outcome::Cancelled, TaskState::Cancelled),
+        ("FAILED", "None", Outcome::OutOfMemory, TaskState::OutOfMemory),
+        (
+            "PENDING",
+            "DependencyNeverSatisfied",
+            Outcome::UpstreamFailed,
+            TaskState::UpstreamFailed,
+        ),
+    ] {
+        fake.set_state(&job, word);
+        fs::write(fake.dir.join("reason").join(&job), reason).unwrap();
+        end(outcome.clone());
+        let status = seen();
+        assert_eq!(
+            status.stages[&name("a")].counts,
+            BTreeMap::from([(expected, 1)]),
+            "{word} {outcome:?}"
+        );
+        let goes_on = matches!(expected, TaskState::Waiting | TaskState::Running);
+        assert_eq!(status.state == RunState::Active, goes_on, "{word} {outcome:?}");
+    }
+    // A controller that is gone, or has forgotten the job, leaves what the record says.
+    end(Outcome::Failed { exit: 9 });
+    fake.set_state(&job, "PENDING");
+    fs::write(fake.dir.join("reason").join(&job), "BeginTime").unwrap();
+    fake.faults("squeue", &["down"]);
+    assert_eq!(seen().stages[&name("a")].counts, BTreeMap::from([(TaskState::Failed, 1)]));
+    // What needs it waits for its next attempt.
+    let rest = work.submit(&fake.slurm).unwrap();
+    assert!(rest.missing.is_empty() && rest.stopped.is_none(), "{rest:?}");
+    assert_eq!(fake.jobs()[1].dependency, format!("afterok:{job}"));
+    fake.forget(&job);
+    assert_eq!(seen().stages[&name("a")].counts, BTreeMap::from([(TaskState::Failed, 1)]));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use dvrun::workflow::units::Bytes;
 use dvrun::workflow::{Array, StageName};
 
 use super::whole::nothing_twice;
-use super::{Work, stage};
+use super::{Work, sbatch_with_limit, stage};
 use crate::support::{as_root, lane};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -298,12 +298,7 @@ fn paths_with_everything_that_slurm_and_the_shell_read() {
 /// `sbatch` that takes so many jobs, and then says what a site with a limit says.
 fn limited(work: &Work, slurm: &Slurm, jobs: u32) -> Slurm {
     let sbatch = work.program().with_file_name("limited");
-    let script = format!(
-        "#!/bin/sh\nn=$(cat '{0}/n' 2>/dev/null || echo 0)\nif [ $n -ge {jobs} ]; then echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; fi\n\
-         echo $((n + 1)) >'{0}/n'\necho 'Welcome to this site'\nexec sbatch \"$@\"\n",
-        work.dir.display()
-    );
-    std::fs::write(&sbatch, script).unwrap();
+    std::fs::write(&sbatch, sbatch_with_limit(jobs, &work.dir, "sbatch")).unwrap();
     std::fs::set_permissions(&sbatch, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     Slurm { sbatch, ..slurm.clone() }
 }

@@ -71,6 +71,12 @@ impl JobState {
         )
     }
 
+    /// Whether a task that wrote an end is to run once more, or does: Slurm puts jobs back into the queue for administrators, more
+    /// important jobs and lost nodes, also after what ran in them has been told to stop and has said so.
+    pub fn runs_again(&self) -> bool {
+        self.is_active() && !self.never_runs() && *self != JobState::Completing
+    }
+
     /// Whether it waits for other jobs.
     pub fn waits_for_another(&self) -> bool {
         matches!(self, JobState::Pending { reason, .. } if reason == "Dependency")

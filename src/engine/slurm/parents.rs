@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 
 use super::array::Chunk;
 use super::call::Slurm;
+use super::job_state::JobState;
 use super::journal::SubmittedJob;
 use super::query::{active, queue};
 use super::submit::{Missing, SubmitError};
+use crate::engine::seen::job_task;
 use crate::plan::{StagePlan, TaskSet};
 use crate::state::{Outcome, RunDir};
 use crate::workflow::StageName;
@@ -116,15 +118,16 @@ pub fn dependency(stage: &StagePlan, parents: &BTreeMap<StageName, Parent>) -> D
 ///
 /// # Errors
 /// [`SubmitError::Unreachable`] when the queue cannot be asked.
-pub fn standing(run: &RunDir, slurm: &Slurm, stage: &StageName, jobs: &[SubmittedJob]) -> Result<Parent, SubmitError> {
+pub fn standing(run: &RunDir, slurm: &Slurm, stage: &StagePlan, jobs: &[SubmittedJob]) -> Result<Parent, SubmitError> {
+    let name = &stage.stage.name;
     let ids = jobs.iter().map(|job| job.job.as_str()).collect();
     let states = queue(slurm, &ids).map_err(|source| SubmitError::Unreachable {
-        stage: stage.clone(),
+        stage: name.clone(),
         source,
     })?;
     let active = active(&states);
     // Read after the queue was asked: a job that is gone from it has written all that it ever will.
-    let records = run.records(stage);
+    let records = run.records(name);
     let count = jobs
         .iter()
         .filter_map(|job| job.intent.tasks.ranges().last())
@@ -145,10 +148,10 @@ pub fn standing(run: &RunDir, slurm: &Slurm, stage: &StageName, jobs: &[Submitte
                     all_well = false;
                     failed |= !is_active;
                 }
-                // A requeued job may yet end well, but Slurm requeues only those that wrote no end.
+                // In the queue again it may yet end well.
                 Some(_) => {
                     all_well = false;
-                    failed = true;
+                    failed |= !states.get(&job_task(stage, job, index)).is_some_and(JobState::runs_again);
                 }
             }
         }

@@ -28,10 +28,10 @@ pub struct Jobs {
     pub problems: Vec<CallError>,
 }
 
-/// How `wanted` stand.
-pub fn query(slurm: &Slurm, wanted: &BTreeSet<JobTask>) -> Jobs {
+/// How `wanted` stand; and `ended`, whose end is known, where they are in the queue again.
+pub fn query(slurm: &Slurm, wanted: &BTreeSet<JobTask>, ended: &BTreeSet<JobTask>) -> Jobs {
     let mut jobs = Jobs::default();
-    match queue(slurm, &wanted.iter().map(|task| task.job.as_str()).collect()) {
+    match queue(slurm, &wanted.union(ended).map(|task| task.job.as_str()).collect()) {
         Ok(states) => {
             jobs.queue_answered = true;
             jobs.states = states;

@@ -213,7 +213,7 @@ fn repoint(run: &RunDir, plan: &Plan, slurm: &Slurm, waiting: &[WaitingJob], cho
         let mut parents = BTreeMap::new();
         for need in &stage.stage.needs {
             let parent = match ours.get(&need.stage) {
-                Some(jobs) => standing(run, slurm, &need.stage, jobs)?,
+                Some(jobs) => standing(run, slurm, &plan.stages[&need.stage], jobs)?,
                 None => Parent::Done,
             };
             // Only some shards of it matter to these tasks: others may have failed.

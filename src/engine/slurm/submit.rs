@@ -153,7 +153,7 @@ pub fn submit(run: &RunDir, plan: &Plan, profile: &SlurmProfile, slurm: &Slurm, 
         let mut parent = Parent::Done;
         // Once stopped, nothing will be submitted that would have to know.
         if !before.is_empty() && going.stopped.is_none() {
-            match standing(run, slurm, name, before) {
+            match standing(run, slurm, stage, before) {
                 Ok(standing) => parent = standing,
                 Err(error) => going.stopped = Some(error),
             }
