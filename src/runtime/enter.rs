@@ -117,9 +117,9 @@ pub fn enter(container: &Container, ids: Ids, view: &View, kernel: Kernel) -> Re
     root::stage()?;
     let needs: Vec<Need<'_>> = work
         .iter()
-        .enumerate()
-        .filter(|(i, item)| !covered(&steps[..*i], item.step))
-        .filter_map(|(_, item)| {
+        .zip(covered(&steps))
+        .filter(|(_, covered)| !covered)
+        .filter_map(|(item, _)| {
             item.kind.map(|kind| Need {
                 target: &item.step.target,
                 kind,
@@ -149,12 +149,19 @@ pub fn enter(container: &Container, ids: Ids, view: &View, kernel: Kernel) -> Re
     Ok(image)
 }
 
-/// Whether an outer mount of `earlier` hides what the image has at a step's target.
-fn covered(earlier: &[Step], step: &Step) -> bool {
-    earlier.iter().any(|outer| {
-        !matches!(outer.what, What::Folder | What::Link(_))
-            && step.target.starts_with(&outer.target)
-            && (step.target != outer.target || step.what == What::Folder)
+/// Of each step, whether an outer mount before it hides what the image has at its target.
+fn covered(steps: &[Step]) -> impl Iterator<Item = bool> {
+    let mut outer: Vec<&Path> = Vec::new();
+    steps.iter().map(move |step| {
+        // What is below a target follows it.
+        while outer.last().is_some_and(|outer| !step.target.starts_with(outer)) {
+            outer.pop();
+        }
+        let covered = !outer.is_empty();
+        if !matches!(step.what, What::Folder | What::Link(_)) {
+            outer.push(&step.target);
+        }
+        covered
     })
 }
 

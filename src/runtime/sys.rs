@@ -3,11 +3,12 @@
 
 use std::ffi::CString;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
 use super::exit::Status;
@@ -409,24 +410,29 @@ pub fn duplicate_to(fd: RawFd, number: RawFd) -> Result<()> {
 /// What `become_it` returned, and that of `clone`.
 pub fn spawn_sharing_memory(become_it: &mut dyn FnMut() -> Errno) -> Result<Pid> {
     const STACK: usize = 64 << 10;
-    let mut failed: Option<Errno> = None;
-    let mut stack = vec![0; STACK];
-    let child = || {
-        failed = Some(become_it());
+    /// What both sides see.
+    struct Child<'a> {
+        become_it: &'a mut dyn FnMut() -> Errno,
+        failed: Option<Errno>,
+    }
+    extern "C" fn begin(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the parent passes it, and waits.
+        let child = unsafe { &mut *child.cast::<Child<'_>>() };
+        child.failed = Some((child.become_it)());
         // Not `exit`: what the parent has registered for its own end is not the child's to do.
         exit_now(127)
-    };
-    // SAFETY: CLONE_VFORK keeps this thread from running until the child has executed a program or ended, so that what the
-    // closure borrows and its stack live as long as it does; that it allocates nothing is the function's contract.
-    let pid = unsafe {
-        nix::sched::clone(
-            Box::new(child),
-            &mut stack,
-            CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK,
-            Some(libc::SIGCHLD),
-        )
-    }?;
-    match failed {
+    }
+    let mut child = Child { become_it, failed: None };
+    // Nothing is written to what the child does not use.
+    let mut stack: Vec<MaybeUninit<u8>> = Vec::with_capacity(STACK);
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: CLONE_VFORK keeps this thread from running until the child has executed a program or ended, so that what it borrows
+    // and its stack live as long as it does; that it allocates nothing is the function's contract. The stack grows down from its
+    // top, which `clone` aligns.
+    let pid = unsafe { libc::clone(begin, top.cast(), flags, (&raw mut child).cast()) };
+    let pid = Pid::from_raw(Errno::result(pid)?);
+    match child.failed {
         None => Ok(pid),
         Some(errno) => {
             wait_for_usage(pid)?;

@@ -5,7 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, send, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::container::Container;
@@ -18,8 +18,6 @@ pub const SPEC_FD: i32 = 3;
 pub const CONTROL_FD: i32 = 4;
 /// The descriptor by which a rank finds its launcher's socket, in the re-executed binary and in the program.
 pub const RANK_SOCKET: i32 = 5;
-/// The longest message. Errors name paths and programs, which are shorter.
-const LIMIT: usize = 64 << 10;
 
 /// What the re-executed binary is told.
 #[derive(Serialize, Deserialize)]
@@ -81,7 +79,7 @@ pub fn report_started(socket: impl AsFd, terminal: impl AsFd) {
 
 /// The next message with the descriptor that came with it, if any.
 pub fn receive_with(socket: impl AsFd) -> nix::Result<Option<(Message, Option<OwnedFd>)>> {
-    let mut buffer = vec![0; LIMIT];
+    let mut buffer = vec![0; next_length(&socket)?];
     let mut space = nix::cmsg_space!(RawFd);
     let (length, terminal) = loop {
         let mut parts = [IoSliceMut::new(&mut buffer)];
@@ -103,6 +101,17 @@ pub fn receive_with(socket: impl AsFd) -> nix::Result<Option<(Message, Option<Ow
         _ => {
             let message = serde_json::from_slice(&buffer[..length]).map_err(|_| Errno::EBADMSG)?;
             Ok(Some((message, terminal)))
+        }
+    }
+}
+
+/// Waits for the next message. Gives its length, 0 when the other side is gone.
+fn next_length(socket: impl AsFd) -> nix::Result<usize> {
+    loop {
+        match recv(socket.as_fd().as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(0),
+            length => return length,
         }
     }
 }
