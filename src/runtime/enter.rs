@@ -126,7 +126,7 @@ pub fn enter(container: &Container, ids: Ids, view: &View, kernel: Kernel) -> Re
             })
         })
         .collect();
-    let base = root::prepare(&image, &sights, &layer, &needs, kernel)?;
+    let base = root::prepare(&image, view.is_served(), &sights, &layer, &needs, kernel)?;
     view.close().map_err(RuntimeError::setup("hiding the image"))?;
     let mut place = Place::new(&base, kernel)?;
     for item in &work {

@@ -44,23 +44,26 @@ fn make_folders(folders: &[&str]) -> nix::Result<()> {
     folders.iter().try_for_each(|folder| fs::create_dir(folder).map_err(errno))
 }
 
-/// Mounts the root on the stage, every mount point in it; returns its `O_PATH`. `sights` are the image's.
-pub fn prepare(image: &OwnedFd, sights: &Sights<'_>, layer: &Layer, needs: &[Need<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
+/// Mounts the root on the stage, every mount point in it; returns its `O_PATH`. `sights` are the image's. One that is `served` by a
+/// process of ours is laid under an overlay also where it could do without: the kernel hands each `ioctl` on to a FUSE server, and
+/// Python asks of each file that it opens whether it is a terminal. An overlay says itself that it is none.
+pub fn prepare(
+    image: &OwnedFd,
+    served: bool,
+    sights: &Sights<'_>,
+    layer: &Layer,
+    needs: &[Need<'_>],
+    kernel: Kernel,
+) -> Result<OwnedFd, RuntimeError> {
     let missing = missing(sights, needs)?;
     let folders = layer.folders((UPPER, WORK));
     let access = match folders {
         None => Access::Read,
         Some(_) => Access::ReadWrite,
     };
-    if folders.is_none() && missing.is_empty() {
-        bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
-        return seal(Access::Read, kernel);
-    }
-    if folders.is_none() && all_in_empty_folders(image, &missing) {
-        bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
-        let root = seal(Access::Read, kernel)?;
-        cover(&root, &missing, kernel).map_err(RuntimeError::setup("covering an empty folder"))?;
-        return Ok(root);
+    let plain = folders.is_none() && all_in_empty_folders(image, &missing);
+    if plain && !(served && kernel.overlay) {
+        return bound(image, &missing, kernel);
     }
     let refused = if kernel.overlay {
         let laid = make_folders(&[UPPER, WORK, POINTS])
@@ -73,6 +76,9 @@ pub fn prepare(image: &OwnedFd, sights: &Sights<'_>, layer: &Layer, needs: &[Nee
     } else {
         Errno::ENOSYS
     };
+    if plain {
+        return bound(image, &missing, kernel);
+    }
     match layer {
         Layer::Memory => return Err(RuntimeError::Overlay { source: refused.into() }),
         Layer::Folder { path, .. } => {
@@ -85,6 +91,14 @@ pub fn prepare(image: &OwnedFd, sights: &Sights<'_>, layer: &Layer, needs: &[Nee
     }
     synthetic(image, &missing)?;
     seal(Access::Read, kernel)
+}
+
+/// The image itself, with its empty folders covered in which mount points are missing.
+fn bound(image: &OwnedFd, missing: &[Missing<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
+    bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
+    let root = seal(Access::Read, kernel)?;
+    cover(&root, missing, kernel).map_err(RuntimeError::setup("covering an empty folder"))?;
+    Ok(root)
 }
 
 /// A mount point that the image lacks.
@@ -177,8 +191,10 @@ fn make_in(folder: &Path, missing: &Missing<'_>) -> nix::Result<()> {
 }
 
 fn overlay(image: &OwnedFd, folders: Option<(String, String)>, missing: &[Missing<'_>]) -> nix::Result<()> {
-    let mut layers = match missing {
-        [] => format!("lowerdir={}", handle(image)),
+    let mut layers = match (missing, &folders) {
+        ([], Some(_)) => format!("lowerdir={}", handle(image)),
+        // An overlay that cannot be written to has two layers. The upper one's root is the root.
+        ([], None) => format!("lowerdir={}:{POINTS}", handle(image)),
         _ => format!("lowerdir={POINTS}:{}", handle(image)),
     };
     if let Some((upper, work)) = folders {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use dvrun::runtime::{Container, ImageAccess, Root, RuntimeError, Status, Stdio, Stream, Writable, spawn};
+use dvrun::runtime::{Container, ImageAccess, Kernel, Root, RuntimeError, Status, Stdio, Stream, Writable, spawn};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -133,6 +133,36 @@ fn the_whole_tree_is_as_it_was_packed() {
                 first_difference(&image.out, &folder.out)
             );
         }
+    }
+}
+
+/// A FUSE server would be asked about each `ioctl`.
+#[test]
+fn a_served_image_lies_under_an_overlay_where_there_is_one() {
+    if !ready_for(ImageAccess::Fuse) {
+        return;
+    }
+    let look = "while read -r a b c d point options rest; do
+        if [ \"$point\" = / ]; then echo \"${rest#*- }\" | { read -r type x; echo \"$type ${options%%,*}\"; }; fi
+    done < /proc/self/mountinfo; stat -c %a /; cd /; echo *; cat /data/file";
+    for (fixture, missing) in [(Fixture::complete(), false), (Fixture::new(), true)] {
+        set_mode(&fixture.root(), 0o751);
+        let packed = Packed::new(fixture, ImageAccess::Fuse, &[]);
+        let container = packed.shell(look);
+        let [over, under] = [true, false].map(|overlay| {
+            let kernel = Kernel {
+                overlay,
+                ..Kernel::default()
+            };
+            let done = run_with(&container, kernel);
+            assert_eq!((done.code, done.err.as_str()), (0, ""));
+            done.out
+        });
+        let rest = |text: &str| text.split_once('\n').unwrap().1.to_owned();
+        assert!(over.starts_with("overlay ro\n751\n"), "{over}");
+        // Where something is missing the other way is a folder of parts.
+        assert!(missing || under.starts_with("fuse.dvrun ro\n"), "{under}");
+        assert!(missing || rest(&over) == rest(&under), "{over}{under}");
     }
 }
 
