@@ -32,6 +32,23 @@ fn main() {
         command.args(["--unshare-user", "--unshare-pid", "/bin/true"]);
         command
     };
+    // What dvrun's containers have besides, as far as there is an option for it: no seccomp filter, nothing of /proc covered.
+    let bwrap_alike = || {
+        let mut command = Command::new("bwrap");
+        command
+            .arg("--ro-bind")
+            .arg(&root)
+            .args(["/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys"]);
+        for folder in ["/dev/shm", "/tmp", "/var/tmp", "/home"] {
+            command.args(["--tmpfs", folder]);
+        }
+        for file in ["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf"] {
+            command.args(["--ro-bind", file, file]);
+        }
+        command.args(["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]);
+        command.args(["--new-session", "--die-with-parent", "--cap-drop", "ALL", "/bin/true"]);
+        command
+    };
     let ch_run = || {
         let mut command = Command::new("ch-run");
         command.arg(&root).args(["--", "/bin/true"]);
@@ -43,17 +60,19 @@ fn main() {
         command
     };
     let (in_folder, in_file) = (|| exec(&root), || exec(&image));
-    let [_, folder, file, bwrap, ch_run, apptainer] = measure([
+    let [_, folder, file, bwrap, bwrap_alike, ch_run, apptainer] = measure([
         ("dvrun --version", &version),
         ("dvrun exec FOLDER", &in_folder),
         ("dvrun exec FILE", &in_file),
         ("bwrap --bind FOLDER", &bwrap),
+        ("bwrap, a container alike", &bwrap_alike),
         ("ch-run FOLDER", &ch_run),
         ("apptainer exec FILE", &apptainer),
     ]);
     println!();
     for (name, peer, own) in [
         ("bwrap / dvrun, a folder", bwrap, folder),
+        ("the same, containers alike", bwrap_alike, folder),
         ("ch-run / dvrun, a folder", ch_run, folder),
         ("apptainer / dvrun, a file", apptainer, file),
     ] {
