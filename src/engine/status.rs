@@ -147,7 +147,8 @@ impl StatusError {
 
 /// How the run in `run` stands.
 ///
-/// `slurm`: whom to ask about tasks without a final record; without it, or without its answer, they are unknown.
+/// `slurm`: whom to ask about tasks without a final record, and whether those that ended badly are queued again; without it, or without
+/// its answer, the former are unknown.
 pub fn status(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<RunStatus, StatusError> {
     Ok(seen(run, plan, slurm)?.0)
 }
@@ -204,7 +205,7 @@ fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, 
         Mode::Slurm => {
             let ours = by_stage(jobs(&events));
             let wanted = job_tasks(plan, &records, &ours, |record| !is_final(record));
-            let ended = job_tasks(plan, &records, &ours, ended_badly);
+            let ended = job_tasks(plan, &records, &ours, |record| record.is_some_and(|record| record.outcome.is_bad()));
             let answer = match slurm {
                 Some(slurm) => query(slurm, &wanted, &ended),
                 None => Jobs::default(),
@@ -236,8 +237,7 @@ fn seen(run: &RunDir, plan: &Plan, slurm: Option<&Slurm>) -> Result<(RunStatus, 
         View::Slurm(view) => {
             let active = active(&view.answer.states);
             let going_on = active.difference(&view.stuck).cloned().collect();
-            let unanswered = !view.answer.queue_answered && !view.asked.is_empty();
-            (going_on, view.stuck.iter().cloned().collect(), unanswered)
+            (going_on, view.stuck.iter().cloned().collect(), !view.answer.queue_answered)
         }
     };
     let status = RunStatus {
@@ -277,10 +277,6 @@ fn job_tasks(
 
 fn is_final(record: Option<&Record>) -> bool {
     record.is_some_and(|record| record.outcome != Outcome::Running)
-}
-
-fn ended_badly(record: Option<&Record>) -> bool {
-    is_final(record) && record.is_some_and(|record| record.outcome != Outcome::Ok)
 }
 
 fn read(records: &Records, count: u32) -> Result<Vec<Option<Record>>, StatusError> {
@@ -348,8 +344,10 @@ fn stage_status(run: &RunDir, stage: &StagePlan, records: &[Option<Record>], vie
 
 fn look(record: Option<&Record>, view: &View, stage: &StagePlan, index: u32, upstream_failed: bool) -> Seen {
     match (record, view) {
-        (Some(_), View::Slurm(view)) if ended_badly(record) && view.runs_again(stage, index) => slurm(view, stage, index, upstream_failed),
-        (Some(record), _) if is_final(Some(record)) => from_record(record),
+        (Some(record), View::Slurm(view)) if record.outcome.is_bad() && view.runs_again(stage, index) => {
+            slurm(view, stage, index, upstream_failed)
+        }
+        (Some(record), _) if record.outcome != Outcome::Running => from_record(record),
         _ => match view {
             View::Local(runner) => local(record, *runner),
             View::Slurm(view) => slurm(view, stage, index, upstream_failed),

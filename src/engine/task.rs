@@ -283,7 +283,7 @@ fn failed_parent<'a>(run: &RunDir, plan: &'a Plan, stage: &'a Stage, index: u32)
 }
 
 fn ended_badly(records: &Records, only: Option<u32>, count: u32) -> Result<bool, TaskError> {
-    let bad = |record: &Record| !matches!(record.outcome, Outcome::Ok | Outcome::Running);
+    let bad = |record: &Record| record.outcome.is_bad();
     match only {
         Some(index) => Ok(records
             .read_one(index)

@@ -220,9 +220,9 @@ fn ranges(abi: &Abi) -> Vec<(u32, To)> {
 fn search(ranges: &[(u32, To)], left: usize, part: &mut Vec<libc::sock_filter>) {
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
     // A half of one range needs no search.
-    let place = |half: &[(u32, To)], search: usize| match half {
+    let place = |half: &[(u32, To)], behind: usize| match half {
         [(_, to)] => left - 1 + *to as usize,
-        _ => search,
+        _ => behind,
     };
     part.push(jump(libc::BPF_JGE, upper[0].0, place(upper, lower.len() - 1), place(lower, 0)));
     if lower.len() > 1 {

@@ -1,4 +1,4 @@
-//! The root of the container: the image itself, or something laid over it where mount points are missing.
+//! The root of the container: the image itself, or something laid over it where mount points are missing or our server answers.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -41,6 +41,13 @@ pub enum Outcome {
     Broken,
 }
 
+impl Outcome {
+    /// Whether it is an end, and no good one.
+    pub fn is_bad(&self) -> bool {
+        !matches!(self, Outcome::Ok | Outcome::Running)
+    }
+}
+
 /// One task's latest attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {

@@ -15,7 +15,7 @@ const SYNTHETIC: Kernel = Kernel {
 };
 
 /// What is mounted at `/`, by mountinfo: which folder of which type of file system, and how.
-const TYPE_OF_ROOT: &str = "while read -r a b c folder point options rest; do
+pub const TYPE_OF_ROOT: &str = "while read -r a b c folder point options rest; do
     if [ \"$point\" = / ]; then echo \"${rest#*- }\" | { read -r type x; echo \"$folder $type ${options%%,*}\"; }; fi
 done < /proc/self/mountinfo";
 

@@ -314,7 +314,10 @@ fn what_ended_badly_and_is_in_the_queue_again_has_not_ended() {
     fake.set_state(&job, "PENDING");
     fs::write(fake.dir.join("reason").join(&job), "BeginTime").unwrap();
     fake.faults("squeue", &["down"]);
-    assert_eq!(seen().stages[&name("a")].counts, BTreeMap::from([(TaskState::Failed, 1)]));
+    let unsure = seen();
+    assert_eq!(unsure.stages[&name("a")].counts, BTreeMap::from([(TaskState::Failed, 1)]));
+    // Whoever waits asks again.
+    assert!(unsure.unanswered);
     // What needs it waits for its next attempt.
     let rest = work.submit(&fake.slurm).unwrap();
     assert!(rest.missing.is_empty() && rest.stopped.is_none(), "{rest:?}");
