@@ -28,7 +28,7 @@ use super::monitor;
 use super::orphans;
 use super::read_ahead;
 use super::serve::View;
-use super::sys::{self, Fate, Words};
+use super::sys::{self, Affinity, Fate, Words};
 use super::wire::{self, Message, RANK_SOCKET, Spec};
 
 /// Whose session the program joins.
@@ -40,15 +40,23 @@ pub enum Session {
     Own,
 }
 
+/// What the program has of the caller, beside what the container says.
+#[derive(Clone, Copy)]
+pub struct Inherited {
+    pub session: Session,
+    /// Given back to it where the way to it was kept on one processor.
+    pub affinity: Option<Affinity>,
+}
+
 /// What root in a container needs to handle files: chown, dac_override, fowner, fsetid, setgid, setuid, by their numbers
 /// (capabilities(7)). All of them count in the container's user namespace alone.
 const ROOT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7;
 
 /// The life of the first process. `alive` is closed on the other side when the monitor dies.
-pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedFd, alive: OwnedFd, signals: SignalFd) -> ! {
+pub fn run(spec: &Spec, ids: Ids, inherited: Inherited, view: View, control: &OwnedFd, alive: OwnedFd, signals: SignalFd) -> ! {
     // In a PID namespace of its own it has none that has a number there.
     let monitor = getppid();
-    let code = match start(spec, ids, session, view, &alive) {
+    let code = match start(spec, ids, inherited, view, &alive) {
         Ok((program, terminal)) => {
             let started = Instant::now();
             match terminal {
@@ -56,7 +64,7 @@ pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedF
                 None => wire::report(control, &Message::Started),
             }
             monitor::release_caller();
-            let status = reap(program, monitor, session, &signals).unwrap_or(Status::Signaled(libc::SIGKILL));
+            let status = reap(program, monitor, inherited.session, &signals).unwrap_or(Status::Signaled(libc::SIGKILL));
             let usage = Usage {
                 wall: started.elapsed(),
                 ..monitor::usage()
@@ -77,7 +85,7 @@ pub fn run(spec: &Spec, ids: Ids, session: Session, view: View, control: &OwnedF
     sys::exit_now(code)
 }
 
-fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -> Result<(Pid, Option<PtyMaster>), RuntimeError> {
+fn start(spec: &Spec, ids: Ids, inherited: Inherited, view: View, alive: &OwnedFd) -> Result<(Pid, Option<PtyMaster>), RuntimeError> {
     let setup = RuntimeError::setup;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(setup("PR_SET_PDEATHSIG"))?;
     // The monitor may have died before that call.
@@ -107,7 +115,7 @@ fn start(spec: &Spec, ids: Ids, session: Session, view: View, alive: &OwnedFd) -
     })?;
     let terminal = spec.terminal.map(open_terminal).transpose()?;
     let (near, far) = terminal.unzip();
-    Ok((launch(spec, session, far)?, near))
+    Ok((launch(spec, inherited, far)?, near))
 }
 
 /// A new pair of the container's own terminals: the caller's end and the program's.
@@ -158,7 +166,7 @@ fn confine(as_root: bool) -> Result<(), RuntimeError> {
 }
 
 /// Starts the program; returns when it has been executed.
-fn launch(spec: &Spec, session: Session, terminal: Option<OwnedFd>) -> Result<Pid, RuntimeError> {
+fn launch(spec: &Spec, inherited: Inherited, terminal: Option<OwnedFd>) -> Result<Pid, RuntimeError> {
     let container = &spec.container;
     let setup = RuntimeError::setup;
     let words = |texts: &mut dyn Iterator<Item = String>| -> Result<Vec<CString>, RuntimeError> {
@@ -177,7 +185,7 @@ fn launch(spec: &Spec, session: Session, terminal: Option<OwnedFd>) -> Result<Pi
         sys::keep_on_exec(RANK_SOCKET).map_err(setup("keeping the launcher's socket"))?;
     }
     let mut failed = Failed::At("starting the program");
-    let mut become_it = || match prepare(session, spec.rank.is_some(), terminal.as_ref(), &filter) {
+    let mut become_it = || match prepare(inherited, spec.rank.is_some(), terminal.as_ref(), &filter) {
         Err((what, errno)) => {
             failed = Failed::At(what);
             errno
@@ -239,13 +247,21 @@ pub fn candidates(container: &Container) -> Box<dyn Iterator<Item = String> + '_
 }
 
 /// In the child, whose memory is this process's: system calls alone, no allocation.
-fn prepare(session: Session, rank: bool, terminal: Option<&OwnedFd>, filter: &[libc::sock_filter]) -> Result<(), (&'static str, Errno)> {
+fn prepare(
+    inherited: Inherited,
+    rank: bool,
+    terminal: Option<&OwnedFd>,
+    filter: &[libc::sock_filter],
+) -> Result<(), (&'static str, Errno)> {
     let at = |what: &'static str| move |errno: Errno| (what, errno);
     if rank {
         // Who is not PID 1 does not take its children with it.
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(at("PR_SET_PDEATHSIG"))?;
     }
-    if session == Session::Own {
+    if let Some(affinity) = inherited.affinity {
+        affinity.restore();
+    }
+    if inherited.session == Session::Own {
         nix::unistd::setsid().map_err(at("setsid"))?;
     }
     if let Some(terminal) = terminal {

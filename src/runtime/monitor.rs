@@ -23,11 +23,11 @@ use nix::unistd::{Pid, getpgrp, pipe2, tcgetpgrp, tcsetpgrp};
 use super::enter::{self, Ids};
 use super::error::RuntimeError;
 use super::exit::{Exit, Status, Usage};
-use super::init;
+use super::init::{self, Inherited};
 use super::layer;
 use super::orphans;
 use super::serve::{self, Keeper};
-use super::sys::{self, Company, Fate, Side};
+use super::sys::{self, Affinity, Company, Fate, Side};
 use super::wire::{self, CONTROL_FD, Message, RANK_SOCKET, SPEC_FD, Spec};
 
 /// The hidden argument that makes the binary a monitor.
@@ -106,11 +106,14 @@ pub fn keep(spec: &Spec, control: &OwnedFd, standing: Standing) -> Result<Status
     if company == Company::Hosts {
         orphans::adopt().map_err(setup("PR_SET_CHILD_SUBREAPER"))?;
     }
+    // A container that is there in two milliseconds is made by three processes one after another: a wake across processors, of which
+    // there would be four, takes longer than the change from one to the next on the same. A served image has a server beside them.
+    let affinity = if view.is_served() { None } else { Affinity::narrow() };
     let side = sys::fork_into_namespaces(company).map_err(|errno| enter::refused(errno, "making namespaces"))?;
     let first = match side {
         Side::Child => {
             drop(life);
-            init::run(spec, ids, session, view, control, alive, signals)
+            init::run(spec, ids, Inherited { session, affinity }, view, control, alive, signals)
         }
         Side::Parent(first) => first,
     };
@@ -126,6 +129,9 @@ pub fn keep(spec: &Spec, control: &OwnedFd, standing: Standing) -> Result<Status
     let end = watch(first, &mut keeper, control, &signals).map_err(setup("waiting for the container"))?;
     mask(&SigSet::all())?;
     drop(life);
+    if let Some(affinity) = affinity {
+        affinity.restore();
+    }
     if let Some(foreground) = foreground {
         foreground.take_back();
     }

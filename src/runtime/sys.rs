@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::exit::Status;
@@ -496,9 +496,40 @@ pub fn take_memory_in_large_pieces() {}
 
 /// How many processors this process may run on. What a control group allows besides would take reading many files to know.
 pub fn processors() -> usize {
-    sched_getaffinity(Pid::this()).map_or(1, |set| {
-        (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
-    })
+    sched_getaffinity(Pid::this()).map_or(1, |set| count(&set))
+}
+
+fn count(set: &CpuSet) -> usize {
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
+}
+
+/// The processors that a process may run on, while it keeps to one of them.
+#[derive(Clone, Copy)]
+pub struct Affinity(CpuSet);
+
+impl Affinity {
+    /// Keeps this process, and those that it starts from now on, on the processor that it runs on. `None` where there is no choice,
+    /// or none is to be had.
+    pub fn narrow() -> Option<Affinity> {
+        let before = sched_getaffinity(Pid::this()).ok().filter(|set| count(set) > 1)?;
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu().ok()?).ok()?;
+        sched_setaffinity(Pid::this(), &here).ok()?;
+        Some(Affinity(before))
+    }
+
+    /// As it was before. Makes system calls alone.
+    pub fn restore(&self) {
+        // First all there are: of them the kernel gives those of the control group, and more should the group be given more. A set
+        // that is asked for by name stays as it is (sched_setaffinity(2)), as it did if the caller had one.
+        let mut all = CpuSet::new();
+        (0..CpuSet::count()).for_each(|cpu| all.set(cpu).unwrap_or_default());
+        let everywhere = sched_setaffinity(Pid::this(), &all).and_then(|()| sched_getaffinity(Pid::this()));
+        if everywhere != Ok(self.0) {
+            // A processor that has been taken away meanwhile is no reason not to start.
+            sched_setaffinity(Pid::this(), &self.0).unwrap_or_default();
+        }
+    }
 }
 
 /// Ends this process at once, without the destructors and buffers that it shares with its parent.

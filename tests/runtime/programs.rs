@@ -7,6 +7,9 @@ use std::io::{Read, Write};
 use dvrun::oci::Execution;
 use dvrun::runtime::{Root, RuntimeError, Status, Stdio, Stream, User, app, entrypoint, environment, script, spawn};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
 use super::fixture::*;
 use crate::support::binary;
 
@@ -137,6 +140,28 @@ fn usage_is_the_program_s() {
     assert!(usage.cpu.as_micros() > 0 && usage.wall.as_micros() > 0, "{usage:?}");
     let idle = run(&fixture.container(&["true"])).exit.usage;
     assert!(idle.max_rss < 64 << 20, "{idle:?}");
+}
+
+#[test]
+fn the_program_may_run_where_its_caller_may() {
+    if !ready() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let script = "while read -r line; do case $line in Cpus_allowed:*) echo \"$line\" ;; esac; done </proc/self/status";
+    let container = fixture.container(&["sh", "-c", script]);
+    let mine = || {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let lines = status.lines().filter(|line| line.starts_with("Cpus_allowed:"));
+        lines.map(|line| line.to_owned() + "\n").collect::<String>()
+    };
+    assert_prints(&container, &mine());
+    // Of this test's own thread, from which what it starts has it.
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::this(), &one).unwrap();
+    assert_prints(&container, &mine());
+    assert!(sched_getaffinity(Pid::this()).unwrap() == one);
 }
 
 #[test]
