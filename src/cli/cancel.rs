@@ -53,10 +53,10 @@ pub fn run(arguments: &Arguments, global: &Global, settings: &Settings) -> Outco
         );
     } else if !global.quiet {
         eprintln!(
-            "run {}: {} jobs cancelled, {} tasks",
+            "run {}: {} cancelled, {}",
             run.id(),
-            cancelled.jobs.len(),
-            cancelled.tasks
+            show::count(cancelled.jobs.len() as u64, "job"),
+            show::count(u64::from(cancelled.tasks), "task")
         );
     }
     if cancelled.to_come > 0 {
