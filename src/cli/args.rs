@@ -133,10 +133,10 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
 fn quick(words: &[OsString]) -> Option<Cli> {
     fn of<T: Args>(words: &[OsString], wrap: fn(T) -> Command) -> Option<Cli> {
         let command = Global::augment_args(T::augment_args(clap::Command::new("dvrun")));
-        let matches = command.try_get_matches_from(words).ok()?;
+        let mut matches = command.try_get_matches_from(words).ok()?;
         Some(Cli {
-            global: Global::from_arg_matches(&matches).ok()?,
-            command: wrap(T::from_arg_matches(&matches).ok()?),
+            global: Global::from_arg_matches_mut(&mut matches).ok()?,
+            command: wrap(T::from_arg_matches_mut(&mut matches).ok()?),
         })
     }
     let (name, words) = (words.get(1)?.to_str()?, &words[1..]);

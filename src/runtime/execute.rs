@@ -1,7 +1,9 @@
 //! Executes the steps of [`super::mounts`] below a root that is not yet the root.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -104,9 +106,11 @@ impl<'a> Place<'a> {
 
     /// The fresh folder in which `path` is a name, and the name.
     fn in_fresh<'p>(&self, path: &'p Path) -> Option<(&OwnedFd, &'p Path)> {
-        let (folder, name) = (path.parent()?, Path::new(path.file_name()?));
-        let (_, fd) = self.fresh.iter().find(|(made, _)| made == folder)?;
-        Some((fd, name))
+        let path = path.as_os_str().as_bytes();
+        let (folder, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/')?);
+        let (_, fd) = self.fresh.iter().find(|(made, _)| made.as_os_str().as_bytes() == folder)?;
+        let name = Path::new(OsStr::from_bytes(&name[1..]));
+        name.file_name().map(|_| (fd, name))
     }
 
     /// What is at `path`, if anything is.

@@ -61,7 +61,8 @@ impl Sight {
 /// A root folder in which nothing changes, so that each path is looked for once.
 pub struct Sights<'a> {
     root: BorrowedFd<'a>,
-    seen: RefCell<HashMap<PathBuf, Rc<Sight>>>,
+    /// Not by `Path`, which is taken apart to be looked up.
+    seen: RefCell<HashMap<OsString, Rc<Sight>>>,
 }
 
 impl<'a> Sights<'a> {
@@ -72,14 +73,14 @@ impl<'a> Sights<'a> {
 
     /// As [`find`].
     pub fn at(&self, path: &Path) -> nix::Result<Rc<Sight>> {
-        if let Some(sight) = self.seen.borrow().get(path) {
+        if let Some(sight) = self.seen.borrow().get(path.as_os_str()) {
             return Ok(Rc::clone(sight));
         }
         let sight = Rc::new(find(self.root, path)?.sight);
         let mut seen = self.seen.borrow_mut();
-        seen.insert(path.to_owned(), Rc::clone(&sight));
+        seen.insert(path.into(), Rc::clone(&sight));
         // There the same is found.
-        seen.insert(sight.path(), Rc::clone(&sight));
+        seen.insert(sight.path().into(), Rc::clone(&sight));
         Ok(sight)
     }
 }
@@ -144,9 +145,15 @@ pub fn find(root: BorrowedFd<'_>, path: &Path) -> nix::Result<Found> {
 
 /// What is there, with no link and no `..` on the way. `None`: step by step it will be told why.
 fn at_once(root: BorrowedFd<'_>, path: &Path) -> Option<Found> {
-    let plain = |component: &Component<'_>| matches!(component, Component::RootDir | Component::Normal(_));
-    let inner: PathBuf = path.components().filter(|component| *component != Component::RootDir).collect();
-    if inner.as_os_str().is_empty() || !path.components().all(|component| plain(&component)) {
+    let mut inner = PathBuf::with_capacity(path.as_os_str().len());
+    for component in path.components() {
+        match component {
+            Component::RootDir => {}
+            Component::Normal(name) => inner.push(name),
+            _ => return None,
+        }
+    }
+    if inner.as_os_str().is_empty() {
         return None;
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -1,6 +1,7 @@
 //! What a container sees, as an ordered list of steps. Pure: no kernel is asked.
 
-use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::container::{Container, MissingCwd};
@@ -101,7 +102,7 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
         }
         let access = if bind.read_only { Access::Read } else { Access::ReadWrite };
         steps.push(step(
-            &bind.target,
+            plain(&bind.target),
             What::Bind {
                 source: bind.source.clone(),
                 access,
@@ -113,20 +114,34 @@ pub fn steps(container: &Container, identity: Identity, resolve: impl Fn(&Path) 
     for step in &mut steps {
         let below = made
             .iter()
-            .find_map(|(outer, resolved)| Some(resolved.join(within(&step.target, outer)?)));
-        step.target = below.unwrap_or_else(|| resolve(&step.target));
+            .find_map(|(outer, resolved)| Some((outer, resolved, within(&step.target, outer)?)));
+        match below {
+            Some((outer, resolved, _)) if resolved.as_os_str() == *outer => {}
+            Some((_, resolved, rest)) => step.target = resolved.join(rest),
+            None => step.target = resolve(&step.target),
+        }
         if step.target == Path::new("/") && step.what != What::Folder {
             return Err(RuntimeError::invalid("something is to be mounted on the root itself"));
         }
     }
-    let mut taken = HashSet::new();
+    // Stable.
+    steps.sort_by(|a, b| order(&a.target).cmp(order(&b.target)));
+    let mut taken = PathBuf::new();
     steps.retain(|step| match step.what {
         What::Folder => true,
-        _ => taken.insert(step.target.clone()),
+        _ if step.target.as_os_str() == taken.as_os_str() => false,
+        _ => {
+            taken.clone_from(&step.target);
+            true
+        }
     });
-    // Stable, and paths compare by component: `/a` < `/a/b` < `/a.b`.
-    steps.sort_by(|a, b| a.target.cmp(&b.target));
     Ok(steps)
+}
+
+/// By component: `/a` < `/a/b` < `/a.b`. Paths themselves compare so, too, and take them apart each time.
+fn order(path: &Path) -> impl Iterator<Item = u8> {
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes.map(|&byte| if byte == b'/' { 0 } else { byte })
 }
 
 /// What is made anew here.
@@ -135,9 +150,9 @@ const FRESH: [&str; 2] = ["/dev", "/proc"];
 /// The rest of a target below `outer`, which is made anew: links that an image has at such a place (`/dev/stdout`,
 /// `/dev/shm`) are hidden, and lead nowhere.
 fn within<'a>(target: &'a Path, outer: &str) -> Option<&'a Path> {
-    let rest = target.strip_prefix(outer).ok().filter(|rest| !rest.as_os_str().is_empty())?;
-    let plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
-    plain.then_some(rest)
+    let rest = target.as_os_str().as_bytes().strip_prefix(outer.as_bytes())?.strip_prefix(b"/")?;
+    let rest = Path::new(OsStr::from_bytes(rest));
+    rest.components().all(|part| matches!(part, Component::Normal(_))).then_some(rest)
 }
 
 fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
@@ -149,10 +164,10 @@ fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
         step("/dev/shm", memory(0o1777, Exec::Allowed)),
         step("/etc/passwd", What::File(identity.passwd)),
         step("/etc/group", What::File(identity.group)),
-        step(&container.home, memory(0o755, Exec::Allowed)),
+        step(plain(&container.home), memory(0o755, Exec::Allowed)),
     ];
     if container.missing_cwd == MissingCwd::Make {
-        steps.push(step(&container.cwd, What::Folder));
+        steps.push(step(plain(&container.cwd), What::Folder));
     }
     steps.extend(PROC_READ_ONLY.map(|path| step(path, What::ProcReadOnly)));
     steps.extend(PROC_MASKED.map(|path| step(path, What::ProcMasked)));
@@ -178,6 +193,11 @@ fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
         ));
     }
     steps
+}
+
+/// Without `.` and doubled slashes: from here on targets are compared byte by byte.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 fn step(target: impl AsRef<Path>, what: What) -> Step {

@@ -496,11 +496,11 @@ pub fn take_memory_in_large_pieces() {}
 
 /// How many processors this process may run on. What a control group allows besides would take reading many files to know.
 pub fn processors() -> usize {
-    sched_getaffinity(Pid::this()).map_or(1, |set| count(&set))
+    sched_getaffinity(Pid::this()).map_or(1, |set| members(&set).count())
 }
 
-fn count(set: &CpuSet) -> usize {
-    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
+fn members(set: &CpuSet) -> impl Iterator<Item = usize> {
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false))
 }
 
 /// The processors that a process may run on, while it keeps to one of them.
@@ -511,7 +511,7 @@ impl Affinity {
     /// Keeps this process, and those that it starts from now on, on the processor that it runs on. `None` where there is no choice,
     /// or none is to be had.
     pub fn narrow() -> Option<Affinity> {
-        let before = sched_getaffinity(Pid::this()).ok().filter(|set| count(set) > 1)?;
+        let before = sched_getaffinity(Pid::this()).ok().filter(|set| members(set).nth(1).is_some())?;
         let mut here = CpuSet::new();
         here.set(sched_getcpu().ok()?).ok()?;
         sched_setaffinity(Pid::this(), &here).ok()?;
