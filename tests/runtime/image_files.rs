@@ -383,6 +383,39 @@ fn a_copy_is_shared_and_removed_by_the_last() {
     assert_eq!(packed.copies(), Vec::<PathBuf>::new());
 }
 
+/// Two that end together must not leave the copy to each other: the one that finds the other at it waits.
+#[test]
+fn who_ends_while_another_looks_at_the_copy_removes_it() {
+    if !ready_for(ImageAccess::Extract) {
+        return;
+    }
+    let packed = Packed::new(Fixture::complete(), ImageAccess::Extract, &[]);
+    let gate = packed.fixture.on_host("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let mut container = packed.shell("cat /host/gate");
+    container.binds = vec![bind(packed.fixture.host(), "/host")];
+    let running = start_with(&container, Default::default(), Stream::Null, &capture(), &capture()).unwrap();
+    let making = packed
+        .copies()
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "make"));
+    let other = File::open(making.unwrap()).unwrap();
+    other.lock().unwrap();
+    drop(File::options().write(true).open(&gate).unwrap());
+    let monitor = running.pid();
+    let waits = || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks
+            .lines()
+            .any(|line| line.contains("->") && line.split_whitespace().any(|word| word == monitor.to_string()))
+    };
+    wait_until("it waits for the other", SOON, || waits() || !alive(monitor));
+    drop(other);
+    let mut running = running;
+    assert!(running.wait().unwrap().status.success());
+    assert_eq!(packed.copies(), Vec::<PathBuf>::new());
+}
+
 /// Opening a FIFO for writing when nobody reads must not wait.
 trait NonBlocking {
     fn custom_flags_nonblocking(&mut self) -> &mut Self;
