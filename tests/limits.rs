@@ -55,11 +55,10 @@ fn memory_is_limited_for_each_process_where_there_is_no_group_to_be_had() {
     }
     let sandbox = Sandbox::new();
     // One block of 1,200 MiB, more than a process may reserve beside its 64; the program is told that there is no memory for it.
-    let script = "dd if=/dev/zero bs=1200M count=1 2>work/log | wc -c >work/a; grep -q '1+0 records out' work/log";
+    let script = "dd if=/dev/zero of=/dev/null bs=1200M count=1 2>work/a; grep -q '1+0 records out' work/a";
     let file = sandbox.write("flow.yaml", flow(script, "{cpus: 1, memory: 64M}"));
     finish(sandbox.dvrun().arg("run").arg(&file)).exits(1);
     assert!(matches!(record(&sandbox).outcome, Outcome::Failed { .. } | Outcome::OutOfMemory));
     let file = sandbox.write("flow.yaml", flow(script, "{cpus: 1, memory: 600M}"));
     finish(sandbox.dvrun().arg("run").arg(&file)).ok();
-    assert_eq!(sandbox.read("work/a"), "1258291200\n");
 }

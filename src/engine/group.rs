@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, geteuid};
 
 use crate::workflow::Resources;
 
@@ -108,6 +108,25 @@ impl Drop for Room {
             place.leave();
         }
     }
+}
+
+/// Whether a task that this process starts is held to its memory by a group, as far as can be seen without making one.
+pub fn is_delegated() -> bool {
+    let groups = fs::read_to_string(GROUPS).unwrap_or_default();
+    let may_write = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
+    let Some((tree, own)) = unified(&groups, Path::new(MOUNT)) else {
+        return separate(&groups, Path::new(MOUNT), "memory").is_some_and(|(tree, own)| may_write(&tree.join(own)));
+    };
+    let own = tree.join(own);
+    let takes = |folder: &Path| may_write(folder) && may_write(&folder.join("cgroup.procs"));
+    let hands_on = |folder: &&Path| folder.starts_with(&tree) && has(&folder.join("cgroup.subtree_control"), "memory");
+    own.ancestors().find(hands_on).is_some_and(takes) || takes(&own) && has_room(&own)
+}
+
+/// Whether controllers can be handed on in a group of version 2, as soon as this process is out of it: there is no other in it.
+fn has_room(own: &Path) -> bool {
+    let processes = fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
+    has(&own.join("cgroup.controllers"), "memory") && processes.trim() == Pid::this().to_string()
 }
 
 fn name() -> String {

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::fixture::*;
 use super::roots::TYPE_OF_ROOT;
-use crate::support::{binary, finish, lane, wait_until};
+use crate::support::{binary, finish, lane, overlays, wait_until};
 
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -158,7 +158,7 @@ fn a_served_image_lies_under_an_overlay_where_there_is_one() {
             done.out
         });
         let rest = |text: &str| text.split_once('\n').unwrap().1.to_owned();
-        assert!(over.starts_with("/ overlay ro\n751\n"), "{over}");
+        assert!(over.starts_with("/ overlay ro\n751\n") || !overlays(), "{over}");
         // Where something is missing the other way is a folder of parts.
         assert!(missing || under.starts_with("/ fuse.dvrun ro\n"), "{under}");
         assert!(missing || rest(&over) == rest(&under), "{over}{under}");
@@ -216,8 +216,10 @@ fn a_writable_root_forgets_over_an_image_file_too() {
             "echo new > /data/new; echo more >> /data/file; rm -r /usr/share; mkdir /opt; cat /data/file /data/new; ls -d /opt /usr/share";
         let mut container = packed.shell(script);
         container.writable = Writable::Tmpfs;
-        let done = run(&container);
-        assert_eq!(done.out, "of the image\nmore\nnew\n/opt\n", "{}", done.err);
+        if overlays() {
+            let done = run(&container);
+            assert_eq!(done.out, "of the image\nmore\nnew\n/opt\n", "{}", done.err);
+        }
         assert_prints(
             &packed.shell("cat /data/*; ls -d /usr/share; touch /data/new 2>/dev/null || echo refused"),
             "of the image\n/usr/share\nrefused\n",
