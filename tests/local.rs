@@ -1,9 +1,11 @@
 //! The engine on this machine: the built program with stages that need no container.
 
+use std::time::Duration;
+
 use dvrun::state::{Outcome, RunDir};
 use dvrun::workflow::StageName;
 
-use crate::support::{Running, Sandbox, finish};
+use crate::support::{Running, Sandbox, finish, wait_until};
 
 const FLOW: &str = "version: 1\nname: flow\nparams: {greeting: hello}\ndefaults: {image: none}\nstages:\n  \
     a:\n    array: 3\n    outputs: [\"work/a${{ array.index }}\"]\n    run: |\n      echo ${{ array.index }} >>work/a.starts\n      \
@@ -272,12 +274,16 @@ fn a_run_is_watched_to_its_end() {
     let sandbox = Sandbox::new();
     let file = sandbox.write(
         "flow.yaml",
-        "version: 1\nname: flow\ndefaults: {image: none}\nstages:\n  a: {run: 'while [ ! -e work/open ]; do sleep 0.1; done', outputs: [work]}\n  \
+        "version: 1\nname: flow\ndefaults: {image: none}\nstages:\n  a: {run: 'touch begun; while [ ! -e work/open ]; do sleep 0.1; done', outputs: [work]}\n  \
          b: {needs: [a], run: 'exit 4'}\n  c: {needs: [b], array: 50, run: 'true'}\n"
             .replace("outputs: [work]", "outputs: [\"work/*\"]"),
     );
     finish(sandbox.dvrun().args(["run", "--detach"]).arg(&file)).ok();
     let watching = Running::start(sandbox.dvrun().args(["status", "--watch"]));
+    // Outputs of earlier runs are removed before it begins.
+    wait_until("the task has begun", Duration::from_secs(60), || {
+        sandbox.work().join("begun").exists()
+    });
     sandbox.write("work/open", "");
     let seen = watching.finish().exits(1);
     let last = seen.stdout.rsplit("flow (run ").next().unwrap_or_default();

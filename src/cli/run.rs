@@ -147,8 +147,9 @@ pub fn drive(run: &RunDir, plan: &Plan, nodes: &Nodes, global: &Global, settings
         })
         .map_err(journal_error)?;
     let started = Instant::now();
-    group::make_room();
+    let room = group::make_room();
     let summary = execute(run, plan, nodes, global, settings)?;
+    drop(room);
     journal
         .append(&Event::Ended {
             ok: summary.failed + summary.not_run == 0,

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, geteuid};
 
 use crate::workflow::Resources;
 
@@ -56,30 +56,77 @@ pub(super) fn limit(resources: &Resources) -> io::Result<Option<Group>> {
     Ok(group)
 }
 
+/// Room for groups below this process's own. When dropped this process is back in that, and it is as it was.
+#[must_use]
+pub struct Room(Option<Place>);
+
 /// Lets groups be made below this process's own, where that is this user's (`systemd-run --user --scope -p Delegate=yes`),
 /// by moving this process, the first of its run, one level down. Where it cannot be done all stays as it is.
-pub fn make_room() {
+pub fn make_room() -> Room {
     let groups = fs::read_to_string(GROUPS).unwrap_or_default();
-    let Some((mount, own)) = unified(&groups, Path::new(MOUNT)) else {
-        return;
+    let place = unified(&groups, Path::new(MOUNT)).map(|(mount, own)| {
+        let before = mount.join(own);
+        let folder = before.join(name());
+        Place { folder, before }
+    });
+    Room(place.filter(Place::move_down))
+}
+
+impl Place {
+    fn move_down(&self) -> bool {
+        let control = self.before.join("cgroup.subtree_control");
+        if !has(&self.before.join("cgroup.controllers"), "memory") || has(&control, "memory") || fs::create_dir(&self.folder).is_err() {
+            return false;
+        }
+        let moved = fs::write(self.folder.join("cgroup.procs"), "0");
+        if moved.and_then(|()| fs::write(&control, "+memory")).is_err() {
+            // Other processes are in it.
+            self.leave();
+            return false;
+        }
+        // Not handed down to everybody.
+        fs::write(&control, "+cpu").unwrap_or_default();
+        true
+    }
+
+    /// Back to where this process was.
+    fn leave(&self) {
+        // A group that it cannot leave goes with it, but for its folder.
+        if fs::write(self.before.join("cgroup.procs"), "0").is_ok() {
+            remove(&self.folder);
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(place) = &self.0 {
+            // A group that hands controllers on takes no process. What was not handed on need not be taken back.
+            for controller in ["-cpu", "-memory"] {
+                fs::write(place.before.join("cgroup.subtree_control"), controller).unwrap_or_default();
+            }
+            place.leave();
+        }
+    }
+}
+
+/// Whether a task that this process starts is held to its memory by a group, as far as can be seen without making one.
+pub fn is_delegated() -> bool {
+    let groups = fs::read_to_string(GROUPS).unwrap_or_default();
+    let may_write = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
+    let Some((tree, own)) = unified(&groups, Path::new(MOUNT)) else {
+        return separate(&groups, Path::new(MOUNT), "memory").is_some_and(|(tree, own)| may_write(&tree.join(own)));
     };
-    let folder = mount.join(own);
-    if !has(&folder.join("cgroup.controllers"), "memory") || has(&folder.join("cgroup.subtree_control"), "memory") {
-        return;
-    }
-    let below = folder.join(name());
-    if fs::create_dir(&below).is_err() {
-        return;
-    }
-    let moved = fs::write(below.join("cgroup.procs"), "0");
-    let control = folder.join("cgroup.subtree_control");
-    if moved.and_then(|()| fs::write(&control, "+memory")).is_err() {
-        // Other processes are in it: back to where it was.
-        drop(fs::write(folder.join("cgroup.procs"), "0").and_then(|()| fs::remove_dir(&below)));
-        return;
-    }
-    // Not handed down to everybody.
-    fs::write(&control, "+cpu").unwrap_or_default();
+    let own = tree.join(own);
+    let takes = |folder: &Path| may_write(folder) && may_write(&folder.join("cgroup.procs"));
+    let hands_on = |folder: &&Path| folder.starts_with(&tree) && has(&folder.join("cgroup.subtree_control"), "memory");
+    own.ancestors().find(hands_on).is_some_and(takes) || takes(&own) && has_room(&own)
+}
+
+/// Whether controllers can be handed on in a group of version 2, as soon as this process is out of it: there is no other in it.
+fn has_room(own: &Path) -> bool {
+    let processes = fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
+    has(&own.join("cgroup.controllers"), "memory") && processes.trim() == Pid::this().to_string()
 }
 
 fn name() -> String {
@@ -198,11 +245,20 @@ fn made(place: &Place, settings: &[Setting]) -> io::Result<()> {
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix())?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+        let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix())?.parse::<i32>().ok());
+        // Its maker may not have moved there yet. A group of this process's number is of another that had it before.
+        if pid.is_some_and(|pid| pid == Pid::this().as_raw() || !is_alive(pid)) {
             remove(&entry.path());
         }
     }
+}
+
+/// Not so is one that has ended and whom nobody has waited for yet.
+fn is_alive(pid: i32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // `PID (NAME) STATE …`, with any bytes in the name (proc(5)).
+    let end = stat.iter().rposition(|&byte| byte == b')');
+    end.and_then(|end| stat.get(end + 2)).is_some_and(|state| !b"ZX".contains(state))
 }
 
 fn remove(folder: &Path) {
@@ -212,12 +268,7 @@ fn remove(folder: &Path) {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        for place in &self.places {
-            // A group that this process cannot leave goes with it, but for its folder.
-            if fs::write(place.before.join("cgroup.procs"), "0").is_ok() {
-                remove(&place.folder);
-            }
-        }
+        self.places.iter().for_each(Place::leave);
     }
 }
 
@@ -275,5 +326,20 @@ mod tests {
         let memory = "memory/user/7: memory.limit_in_bytes=1024 memory.memsw.limit_in_bytes=1024";
         assert_eq!(of(groups, mount, Some(1024)), [memory, "cpu,cpuacct: cpu.cfs_quota_us=200000"]);
         assert_eq!(of("nonsense\n1:memory\n", mount, Some(1)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn groups_of_the_dead_are_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        let groups = [dead.id(), std::process::id(), 1].map(|pid| root.path().join(format!("{}{pid}", prefix())));
+        groups.iter().for_each(|group| fs::create_dir(group).unwrap());
+        // It is not waited for.
+        while is_alive(dead.id() as i32) {
+            std::thread::yield_now();
+        }
+        sweep(root.path());
+        assert_eq!(groups.map(|group| group.exists()), [false, false, true]);
+        dead.wait().unwrap();
     }
 }

@@ -132,7 +132,7 @@ impl RuntimeError {
                 "a folder can only be bound to a folder, a file to a file: choose another target".to_owned()
             }
             RuntimeError::Overlay { .. } => {
-                "run without a writable root (bind a folder to write to), or use a copy of the image that you own".to_owned()
+                "ordinary users can have one from Linux 5.11 on: run without a writable root (bind a folder to write to), or use a copy of the image that you own".to_owned()
             }
             RuntimeError::Layer { source, .. } if source.0 == libc::EWOULDBLOCK => {
                 "another container is writing to it: wait for its end, or name another folder".to_owned()

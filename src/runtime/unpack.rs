@@ -84,7 +84,12 @@ pub fn obtain(image: &Squashfs, file: &File, offset: u64, scratch: &Path) -> Res
 impl Copy {
     /// Lets go of the copy; removes it if no other container uses it.
     pub fn release(self) -> Result<(), UnpackError> {
-        remove_unused(&self.lock, &self.lock_path)
+        let make_path = self.lock_path.with_extension("make");
+        let make = open_lock(&make_path)?;
+        // Whoever has it for a moment only looks whether the copy is used, and sees that it is: of two that end together each
+        // would leave it to the other.
+        make.lock().map_err(at("lock", &make_path))?;
+        remove_unused(&make, &self.lock, &self.lock_path)
     }
 }
 
@@ -113,13 +118,29 @@ fn is_removed(lock: &File, path: &Path) -> Result<bool, UnpackError> {
     Ok(lock.metadata().map_err(at("look at", path))?.nlink() == 0)
 }
 
+/// Locks it, unless somebody else has.
+fn is_ours(lock: &File, path: &Path) -> Result<bool, UnpackError> {
+    match lock.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(at("lock", path)(error)),
+    }
+}
+
 /// Removes what no living container uses.
 fn sweep(base: &Path) -> Result<(), UnpackError> {
     for entry in fs::read_dir(base).map_err(at("read", base))? {
         let path = entry.map_err(at("read", base))?.path();
         if path.extension().is_some_and(|extension| extension == "lock") {
             match File::options().write(true).open(&path) {
-                Ok(lock) => remove_unused(&lock, &path)?,
+                Ok(lock) => {
+                    let make_path = path.with_extension("make");
+                    let make = open_lock(&make_path)?;
+                    // Whoever has that is about to use the copy, or to remove it.
+                    if is_ours(&make, &make_path)? {
+                        remove_unused(&make, &lock, &path)?;
+                    }
+                }
                 // Another one was faster.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at("open", &path)(error)),
@@ -129,17 +150,11 @@ fn sweep(base: &Path) -> Result<(), UnpackError> {
     Ok(())
 }
 
-fn remove_unused(lock: &File, path: &Path) -> Result<(), UnpackError> {
+/// Removes a copy whose lock `path` is, unless a container uses it. The caller has locked `make`.
+fn remove_unused(make: &File, lock: &File, path: &Path) -> Result<(), UnpackError> {
     let make_path = path.with_extension("make");
-    let make = open_lock(&make_path)?;
-    // Whoever has one of them uses the copy, or is about to.
-    for (lock, path) in [(&make, make_path.as_path()), (lock, path)] {
-        match lock.try_lock() {
-            Ok(()) if is_removed(lock, path)? => return Ok(()),
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(at("lock", path)(error)),
-        }
+    if is_removed(make, &make_path)? || !is_ours(lock, path)? || is_removed(lock, path)? {
+        return Ok(());
     }
     remove(&path.with_extension("new"))?;
     remove(&path.with_extension(""))?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::termios::tcgetattr;
 
 use crate::runtime::fixture::{Fixture, ready, set_mode};
-use crate::support::{Running, Sandbox, Terminal, finish, lane, wait_until};
+use crate::support::{Running, Sandbox, Terminal, finish, lane, overlays, wait_until};
 
 struct Here {
     sandbox: Sandbox,
@@ -142,8 +142,14 @@ fn writes_are_refused_forgotten_or_kept() {
     let change = ["sh", "-c", "echo changed > /data/file && rm /data/gone && mkdir /new"];
     let look = ["sh", "-c", "cat /data/file; test -e /data/gone && echo there; ls -d /new"];
     finish(&mut here.exec(&[], &change)).exits(1);
-    finish(&mut here.exec(&["--writable-tmpfs"], &change)).ok();
     let layer = here.sandbox.work().join("layer").display().to_string();
+    if !overlays() {
+        let refused = |options: &[&str]| finish(&mut here.exec(options, &change)).exits(3).complains("5.11");
+        refused(&["--writable-tmpfs"]);
+        refused(&["--overlay", &layer]);
+        return;
+    }
+    finish(&mut here.exec(&["--writable-tmpfs"], &change)).ok();
     finish(&mut here.exec(&["--overlay", &layer], &change)).ok();
     assert_eq!(finish(&mut here.exec(&["--overlay", &layer], &look)).ok().stdout, "changed\n/new\n");
     assert!(finish(&mut here.exec(&[], &look)).exits(1).stdout.starts_with("of the image"));

@@ -23,6 +23,15 @@ pub fn lane(name: &str, available: bool) -> bool {
     false
 }
 
+/// Whether ordinary users can have overlay file systems: since Linux 5.11. What a kernel should have and has not is a failure.
+pub fn overlays() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is there");
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 11)
+}
+
 /// Whether a test that only root can do may go on. Such a test's name ends in `_as_root`: `tests/run` runs these a second
 /// time, as root, so that the ordinary user's run leaves them out without a word of skipping.
 pub fn as_root() -> bool {

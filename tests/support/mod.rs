@@ -24,7 +24,7 @@ pub use checkout::{binary, checkout};
 pub use cluster::Cluster;
 pub use cutter::Cutter;
 pub use files::FileServer;
-pub use lanes::{as_root, assert_ordinary_user, genomics, lane, shared, slurm};
+pub use lanes::{as_root, assert_ordinary_user, genomics, lane, overlays, shared, slurm};
 pub use process::{Finished, Running, dvrun, finish};
 pub use registry::Registry;
 pub use sandbox::Sandbox;

@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use super::Finding;
 use crate::cli::credentials;
 use crate::cli::settings::Settings;
-use crate::engine::slurm;
+use crate::engine::{group, slurm};
 use crate::runtime::{self, ImageAccess, NoKernelMount, RuntimeError, Writable};
 
 /// Less room than this is soon used up.
@@ -110,30 +110,26 @@ fn filter() -> Finding {
 fn cgroups() -> Finding {
     let name = "cgroups";
     let own = read("/proc/self/cgroup");
-    let limits = "memory limits are those of the scheduler, or a process's own (rlimit)";
     // Where both versions are, a controller is in one of them.
-    if let Some(path) = own.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path)) {
-        let folder = Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/'));
-        return match nix::unistd::access(&folder, nix::unistd::AccessFlags::W_OK) {
-            Ok(()) => Finding::ok(name, "version 1, delegated to you"),
-            Err(_) => Finding::warn(name, "version 1, not delegated to you here", limits),
-        };
-    }
-    let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else {
-        let what = if own.is_empty() { "there are none" } else { "version 1" };
-        return Finding::warn(name, what, limits);
+    let version = match own.lines().any(|line| line.starts_with("0::")) && !own.contains(":memory:") {
+        _ if own.is_empty() => "there are none",
+        true => "version 2",
+        false => "version 1",
     };
-    let folder = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
-    let controllers = read(folder.join("cgroup.controllers"));
-    let writable = nix::unistd::access(&folder.join("cgroup.subtree_control"), nix::unistd::AccessFlags::W_OK).is_ok();
-    match writable && controllers.split(' ').any(|one| one == "memory") {
-        true => Finding::ok(name, format!("version 2, delegated ({controllers})")),
-        false => Finding::warn(
-            name,
-            "version 2, not delegated to you here",
-            "memory limits are those of the scheduler, or a process's own (rlimit); `systemd-run --user --scope -p Delegate=yes` delegates",
-        ),
+    if group::is_delegated() {
+        return Finding::ok(name, format!("{version}, delegated to you: a task is held to its memory and cpus"));
     }
+    let limits = "memory limits are those of the scheduler, or a process's own (rlimit)";
+    let hint = match version {
+        "version 2" => format!("{limits}; `systemd-run --user --scope -p Delegate=yes dvrun run …` has groups"),
+        _ => limits.to_owned(),
+    };
+    let what = if own.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{version}, not delegated to you here")
+    };
+    Finding::warn(name, what, hint)
 }
 
 fn scratch(folder: &Path) -> Finding {
