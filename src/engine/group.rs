@@ -6,7 +6,7 @@
 //! the new one is made below the nearest group above that does, and [`make_room`] lets this process's own be that group.
 //!
 //! The task itself is in it too, so that no program runs before it is limited; the kernel kills the program first
-//! (`memory::goes_first`). Under Slurm all of this is Slurm's.
+//! (`memory::goes_first`). Under Slurm all of this is Slurm's, also where the run itself is in a job.
 
 use std::fs;
 use std::io;
@@ -212,7 +212,8 @@ fn unified(groups: &str, mount: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((mount.to_owned(), PathBuf::from(own))).filter(|(tree, _)| tree.join("cgroup.controllers").exists())
 }
 
-/// The tree of one of version 1's controllers, as [`unified`].
+/// The tree of one of version 1's controllers, as [`unified`]. Not where the group is that of a Slurm step, which is the user's as
+/// well: when Slurm kills a run, nobody is left to remove the run's groups, and Slurm could not remove its own around them.
 fn separate(groups: &str, mount: &Path, controller: &str) -> Option<(PathBuf, PathBuf)> {
     groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -220,6 +221,9 @@ fn separate(groups: &str, mount: &Path, controller: &str) -> Option<(PathBuf, Pa
         let is_it = controllers.split(',').any(|name| name == controller);
         let trees = [mount.join(controllers), mount.join(controller)];
         let tree = trees.into_iter().find(|tree| is_it && tree.is_dir())?;
+        if own.starts_with("slurm") {
+            return None;
+        }
         Some((tree, PathBuf::from(own)))
     })
 }
@@ -325,6 +329,8 @@ mod tests {
         let groups = "9:memory:/user/7\n4:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n";
         let memory = "memory/user/7: memory.limit_in_bytes=1024 memory.memsw.limit_in_bytes=1024";
         assert_eq!(of(groups, mount, Some(1024)), [memory, "cpu,cpuacct: cpu.cfs_quota_us=200000"]);
+        let slurms = "9:memory:/slurm_node1/uid_1000/job_7/step_batch/task_0\n4:cpu,cpuacct:/slurm/uid_1000/job_7/step_0\n";
+        assert_eq!(of(slurms, mount, Some(1024)), Vec::<String>::new());
         assert_eq!(of("nonsense\n1:memory\n", mount, Some(1)), Vec::<String>::new());
     }
 

@@ -99,6 +99,15 @@ fn on_the_first_node_of_a_batch_job_its_own_tasks_need_no_step() {
     assert!(both.len() == 2 && both.contains("here"), "{both:?}");
 }
 
+/// The processes of the run's tasks, by their numbers.
+fn processes(run: &RunDir) -> Vec<String> {
+    let found = Command::new("pgrep")
+        .args(["-f", &format!("__task {}", run.path().display())])
+        .output()
+        .unwrap();
+    String::from_utf8(found.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
 #[test]
 fn told_to_stop_it_ends_the_steps_and_killed_it_takes_them_along() {
     if cluster().is_none() {
@@ -119,6 +128,13 @@ fn told_to_stop_it_ends_the_steps_and_killed_it_takes_them_along() {
         let started = |index: u32| sandbox.work().join(format!("work/started-{index}")).exists();
         running.reaches("both tasks run", || started(0) && started(1));
         let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+        let tasks = processes(&run);
+        assert!(!tasks.is_empty());
+        for task in tasks {
+            // Slurm removes its groups when it has killed all that is in them, and cannot remove those of others.
+            let groups = std::fs::read_to_string(format!("/proc/{task}/cgroup")).unwrap_or_default();
+            assert!(!groups.contains("/dvrun-"), "{groups}");
+        }
         let events = Journal::read(&run.journal_path()).unwrap();
         let pid = events.iter().find_map(|event| match event {
             Event::Started { pid, .. } => Some(*pid),
@@ -131,13 +147,7 @@ fn told_to_stop_it_ends_the_steps_and_killed_it_takes_them_along() {
                 records.read_one(index).unwrap().unwrap().outcome == Outcome::Cancelled
             });
         }
-        wait_until("no process of the run is left", LIMIT, || {
-            let processes = Command::new("pgrep")
-                .args(["-f", &format!("__task {}", run.path().display())])
-                .output()
-                .unwrap();
-            processes.stdout.is_empty()
-        });
+        wait_until("no process of the run is left", LIMIT, || processes(&run).is_empty());
         sandbox.write("over", "");
         running.finish().ok();
     }
