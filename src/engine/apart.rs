@@ -10,20 +10,25 @@ use super::slurm::Step;
 use super::task::Numbered;
 use super::watch::Watch;
 use crate::runtime::Invocation;
+use crate::workflow::units::Bytes;
 use crate::workflow::{Stage, StageName};
 
 /// Where that process is.
 #[derive(Clone, Debug)]
 pub(super) enum Apart {
     Here,
-    Node(Arc<Step>),
+    Node {
+        step: Arc<Step>,
+        /// What Slurm holds it to there.
+        memory: Option<Bytes>,
+    },
 }
 
 impl Apart {
-    /// Where a task of `stage` runs, if not on a thread of this process.
-    pub fn of(stage: &Stage, step: Option<Arc<Step>>) -> Option<Apart> {
+    /// Where a task of `stage` that has taken `memory` runs, if not on a thread of this process.
+    pub fn of(stage: &Stage, step: Option<Arc<Step>>, memory: Option<Bytes>) -> Option<Apart> {
         match step {
-            Some(step) => Some(Apart::Node(step)),
+            Some(step) => Some(Apart::Node { step, memory }),
             None => stage.resources.memory.is_some().then_some(Apart::Here),
         }
     }
@@ -31,14 +36,14 @@ impl Apart {
     pub fn watch(&self) -> Watch {
         match self {
             Apart::Here => Watch::of_task(),
-            Apart::Node(_) => Watch::of_step(),
+            Apart::Node { .. } => Watch::of_step(),
         }
     }
 
     pub fn host<'a>(&'a self, place: &'a Place) -> &'a str {
         match self {
             Apart::Here => &place.host,
-            Apart::Node(step) => &step.node,
+            Apart::Node { step, .. } => &step.node,
         }
     }
 
@@ -46,14 +51,14 @@ impl Apart {
     pub fn stdin(&self) -> Option<&File> {
         match self {
             Apart::Here => None,
-            Apart::Node(step) => Some(&step.lifeline.stdin),
+            Apart::Node { step, .. } => Some(&step.lifeline.stdin),
         }
     }
 
     /// The command that starts a task. `gpus` are variables that choose its own.
     pub fn call(&self, run: &Path, stage: &StageName, task: Numbered, place: &Place, gpus: &[(String, String)]) -> Invocation {
         let (mut argv, mut env) = match self {
-            Apart::Node(step) => (step.argv(), step.env()),
+            Apart::Node { step, memory } => (step.argv(*memory), step.env()),
             Apart::Here => {
                 let mut argv = vec![text(&place.exe)];
                 argv.extend(place.program.options.iter().cloned());
@@ -68,7 +73,7 @@ impl Apart {
         if let Runtime::Apptainer(_) = place.runtime {
             argv.extend(["--runtime", "apptainer"].map(str::to_owned));
         }
-        if let Apart::Node(_) = self {
+        if let Apart::Node { .. } = self {
             argv.push("--step".to_owned());
         }
         Invocation { argv, env }

@@ -251,7 +251,7 @@ impl<'a> Scheduler<'a> {
             index: next.index,
             attempt: next.attempt,
         });
-        let apart = Apart::of(&stage.stage, self.nodes.step(taken));
+        let apart = Apart::of(&stage.stage, self.nodes.step(taken), taken.memory());
         let watch = Arc::new(apart.as_ref().map_or_else(Watch::new, Apart::watch));
         self.running.push(Running {
             task: next,

@@ -72,6 +72,13 @@ pub(super) struct Taken {
     what: Asked,
 }
 
+impl Taken {
+    /// `None`: none was asked for.
+    pub fn memory(self) -> Option<Bytes> {
+        Some(Bytes(self.what.memory)).filter(|memory| memory.0 > 0)
+    }
+}
+
 impl Nodes {
     /// Tasks at once, on all of them together.
     pub fn jobs(&self) -> u32 {

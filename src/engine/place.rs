@@ -46,7 +46,7 @@ impl Place {
     /// The variables that show a task the GPUs of these numbers alone.
     pub(super) fn visible(&self, apart: Option<&Apart>, gpus: &[u32]) -> Vec<(String, String)> {
         let name = |gpu: &u32| match apart {
-            Some(Apart::Node(_)) => gpu.to_string(),
+            Some(Apart::Node { .. }) => gpu.to_string(),
             _ => self.gpus.get(*gpu as usize).cloned().unwrap_or_else(|| gpu.to_string()),
         };
         match gpus {

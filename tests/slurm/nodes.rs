@@ -9,7 +9,7 @@ use dvrun::state::{Event, Journal, Outcome, RunDir};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::real::{cluster, name};
+use super::real::{cluster, holds_to_memory, name};
 use crate::support::{Running, Sandbox, finish, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -97,6 +97,24 @@ fn on_the_first_node_of_a_batch_job_its_own_tasks_need_no_step() {
     assert!(ended.status.success(), "{ended}{}", sandbox.read("log"));
     let both = nodes(&sandbox, 3);
     assert!(both.len() == 2 && both.contains("here"), "{both:?}");
+}
+
+#[test]
+fn a_step_is_held_to_the_memory_of_its_task() {
+    if cluster().is_none() || !holds_to_memory() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "flow.yaml",
+        "version: 1\nname: hungry\ndefaults: {image: none}\nstages:\n  eat:\n    array: 2\n    \
+         resources: {cpus: 1, memory: 64M, time: 2m}\n    run: |\n      \
+         case ${{ array.index }} in 0) dd if=/dev/zero of=/dev/null bs=150M count=1 ;; esac\n",
+    );
+    finish(&mut allocated(&sandbox, "salloc", &["--quiet"])).exits(1);
+    let run = RunDir::latest(&sandbox.work()).unwrap().unwrap();
+    let outcome = |index: u32| run.records(&name("eat")).read_one(index).unwrap().unwrap().outcome;
+    assert_eq!([outcome(0), outcome(1)], [Outcome::OutOfMemory, Outcome::Ok]);
 }
 
 /// The processes of the run's tasks, by their numbers.

@@ -24,6 +24,13 @@ pub fn cluster() -> Option<Slurm> {
     })
 }
 
+/// Whether the cluster holds jobs and steps to the memory that they asked for.
+pub fn holds_to_memory() -> bool {
+    let conf = std::env::var("SLURM_CONF").unwrap();
+    let limits = std::fs::read_to_string(std::path::Path::new(&conf).with_file_name("cgroup.conf")).unwrap_or_default();
+    lane("slurm memory limits", limits.contains("ConstrainRAMSpace=yes"))
+}
+
 pub fn name(name: &str) -> StageName {
     StageName(name.into())
 }
@@ -265,9 +272,7 @@ fn jobs_that_die_without_a_record_are_named_with_or_without_accounts() {
 #[test]
 fn more_memory_than_asked_for_is_said_to_be_so() {
     let Some(slurm) = cluster() else { return };
-    let conf = std::env::var("SLURM_CONF").unwrap();
-    let limits = std::fs::read_to_string(std::path::Path::new(&conf).with_file_name("cgroup.conf")).unwrap_or_default();
-    if !lane("slurm memory limits", limits.contains("ConstrainRAMSpace=yes")) {
+    if !holds_to_memory() {
         return;
     }
     let mut hungry = stage("hungry", &[], None);

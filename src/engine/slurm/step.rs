@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::call::{CallError, Slurm, call};
 use super::script::Program;
+use crate::workflow::units::Bytes;
 
 /// The nodes that a list of Slurm's (`c[1-3],d7`) names.
 ///
@@ -60,16 +61,17 @@ impl Lifeline {
 impl Step {
     /// `srun` of this program.
     ///
-    /// The step sees all of the job's cpus and memory on the node, as a task on this machine does, and shares them with others:
-    /// what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
+    /// The step is held to `memory`, or to all of the job's there. It sees all of the job's cpus on the node, as a task on this
+    /// machine does, and shares both with others: what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
     /// the same ones for each step; without `--overlap` a step waits for the shell that this program was started from.
-    pub fn argv(&self) -> Vec<String> {
+    pub fn argv(&self, memory: Option<Bytes>) -> Vec<String> {
         let mut words = vec![
             "srun".to_owned(),
             format!("--jobid={}", self.job),
             format!("--nodelist={}", self.node),
+            format!("--mem={}M", memory.map_or(0, Bytes::mebibytes)),
         ];
-        let options = ["--nodes=1", "--ntasks=1", "--overlap", "--mem=0", "--cpu-bind=none", "--export=ALL"];
+        let options = ["--nodes=1", "--ntasks=1", "--overlap", "--cpu-bind=none", "--export=ALL"];
         words.extend(options.map(str::to_owned));
         // `srun` makes SIGKILL of SIGTERM; an interrupt it hands on, where it need not show how the tasks stand first.
         words.extend(["--disable-status", "--quiet", "--job-name=dvrun"].map(str::to_owned));
