@@ -109,7 +109,11 @@ pub fn keep(spec: &Spec, control: &OwnedFd, standing: Standing) -> Result<Status
     // A container that is there in two milliseconds is made by three processes one after another: a wake across processors, of which
     // there would be four, takes longer than the change from one to the next on the same. A served image has a server beside them.
     let affinity = if view.is_served() { None } else { Affinity::narrow() };
-    let side = sys::fork_into_namespaces(company).map_err(|errno| enter::refused(errno, "making namespaces"))?;
+    let restore = || affinity.iter().for_each(Affinity::restore);
+    let side = sys::fork_into_namespaces(company).map_err(|errno| {
+        restore();
+        enter::refused(errno, "making namespaces")
+    })?;
     let first = match side {
         Side::Child => {
             drop(life);
@@ -126,12 +130,11 @@ pub fn keep(spec: &Spec, control: &OwnedFd, standing: Standing) -> Result<Status
             set
         }))?,
     }
-    let end = watch(first, &mut keeper, control, &signals).map_err(setup("waiting for the container"))?;
+    let end = watch(first, &mut keeper, control, &signals);
+    restore();
+    let end = end.map_err(setup("waiting for the container"))?;
     mask(&SigSet::all())?;
     drop(life);
-    if let Some(affinity) = affinity {
-        affinity.restore();
-    }
     if let Some(foreground) = foreground {
         foreground.take_back();
     }

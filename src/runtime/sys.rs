@@ -503,6 +503,9 @@ fn members(set: &CpuSet) -> impl Iterator<Item = usize> {
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false))
 }
 
+/// Not the process's number, which names its first thread.
+const THIS_THREAD: Pid = Pid::from_raw(0);
+
 /// The processors that a process may run on, while it keeps to one of them.
 #[derive(Clone, Copy)]
 pub struct Affinity(CpuSet);
@@ -511,10 +514,10 @@ impl Affinity {
     /// Keeps this process, and those that it starts from now on, on the processor that it runs on. `None` where there is no choice,
     /// or none is to be had.
     pub fn narrow() -> Option<Affinity> {
-        let before = sched_getaffinity(Pid::this()).ok().filter(|set| members(set).nth(1).is_some())?;
+        let before = sched_getaffinity(THIS_THREAD).ok().filter(|set| members(set).nth(1).is_some())?;
         let mut here = CpuSet::new();
         here.set(sched_getcpu().ok()?).ok()?;
-        sched_setaffinity(Pid::this(), &here).ok()?;
+        sched_setaffinity(THIS_THREAD, &here).ok()?;
         Some(Affinity(before))
     }
 
@@ -524,10 +527,10 @@ impl Affinity {
         // that is asked for by name stays as it is (sched_setaffinity(2)), as it did if the caller had one.
         let mut all = CpuSet::new();
         (0..CpuSet::count()).for_each(|cpu| all.set(cpu).unwrap_or_default());
-        let everywhere = sched_setaffinity(Pid::this(), &all).and_then(|()| sched_getaffinity(Pid::this()));
+        let everywhere = sched_setaffinity(THIS_THREAD, &all).and_then(|()| sched_getaffinity(THIS_THREAD));
         if everywhere != Ok(self.0) {
             // A processor that has been taken away meanwhile is no reason not to start.
-            sched_setaffinity(Pid::this(), &self.0).unwrap_or_default();
+            sched_setaffinity(THIS_THREAD, &self.0).unwrap_or_default();
         }
     }
 }
