@@ -2,12 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dvrun::state::RunDir;
 use dvrun::workflow::StageName;
 
 use crate::pipeline::apptainer;
-use crate::support::{Sandbox, assert_ordinary_user, finish, lane, slurm};
+use crate::support::{Sandbox, assert_ordinary_user, finish, lane, slurm, wait_until};
 
 /// An OCI layout with LAMMPS (Open MPI) and `ring` (MPICH): `DVRUN_TEST_MPI`.
 fn image() -> Option<PathBuf> {
@@ -89,17 +90,22 @@ fn four_ranks_on_two_nodes_give_the_numbers_of_one() {
     assert_eq!(sandbox.read("work/near.1"), "ranks 2, token 1, sum 1.500000, in one memory 2\n");
     submit("mpich", &["broken"]).exits(1);
     finish(sandbox.dvrun().args(["explain", "broken"])).ok().says("exit status 7");
-    let left: Vec<_> = ["/dev/shm", "/tmp"]
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| {
-            // JOB-STEP-NODE, and not PROCESS-NAME as a task's own.
-            let rest = name.strip_prefix(&format!("dvrun-{}-", nix::unistd::geteuid())).unwrap_or_default();
-            rest.split('-').count() == 3
-        })
-        .collect();
-    assert_eq!(left, Vec::<String>::new(), "the nodes' shared folders");
+    let left = || -> Vec<String> {
+        ["/dev/shm", "/tmp"]
+            .iter()
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| {
+                // JOB-STEP-NODE, and not PROCESS-NAME as a task's own.
+                let rest = name.strip_prefix(&format!("dvrun-{}-", nix::unistd::geteuid())).unwrap_or_default();
+                rest.split('-').count() == 3
+            })
+            .collect()
+    };
+    // Another test's ranks may have theirs at this moment.
+    wait_until("no folder is left that ranks of a node share", Duration::from_secs(120), || {
+        left().is_empty()
+    });
 }
 
 /// The same by Apptainer, where a site demands it: a container a rank under `srun --mpi=pmix`, and `mpirun` of the image here.
