@@ -62,8 +62,9 @@ impl Step {
     /// `srun` of this program.
     ///
     /// The step is held to `memory`, or to all of the job's there. It sees all of the job's cpus on the node, as a task on this
-    /// machine does, and shares both with others: what runs at once is decided here, by budgets. With `--exact` Slurm would choose the cpus, and beside `--overlap` chooses
-    /// the same ones for each step; without `--overlap` a step waits for the shell that this program was started from.
+    /// machine does, and shares both with others: what runs at once is decided here, by budgets. With `--exact` Slurm would choose
+    /// the cpus, and beside `--overlap` chooses the same ones for each step; without `--overlap` a step waits for the shell that
+    /// this program was started from.
     pub fn argv(&self, memory: Option<Bytes>) -> Vec<String> {
         let mut words = vec![
             "srun".to_owned(),
