@@ -1,6 +1,7 @@
 //! The rules of the house: what the code may know, how large a file may grow, and that what is said in the documents is there.
 
 mod code;
+mod layout;
 
 use std::fs;
 use std::path::{Path, PathBuf};
