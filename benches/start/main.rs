@@ -2,15 +2,23 @@
 //! installed: `cargo bench --bench start`, as an ordinary user, with busybox-static and squashfs-tools. `DVRUN_BENCH_EXE` names another dvrun,
 //! and the benchmark's own binary runs without cargo, in a root that has the peers.
 
+mod limit;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 60;
 
-fn main() {
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [argument, root] = &arguments[..]
+        && argument == limit::ARGUMENT
+    {
+        return limit::run(Path::new(root), "/bin/true").expect("a container");
+    }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let root = root(dir.path());
     let image = dir.path().join("image.squashfs");
@@ -59,9 +67,16 @@ fn main() {
         command.arg("-q").arg("exec").arg(&image).arg("/bin/true");
         command
     };
+    let itself = std::env::current_exe().expect("the benchmark's own binary");
+    let least = || {
+        let mut command = Command::new(&itself);
+        command.arg(limit::ARGUMENT).arg(&root);
+        command
+    };
     let (in_folder, in_file) = (|| exec(&root), || exec(&image));
-    let [_, folder, file, bwrap, bwrap_alike, ch_run, apptainer] = measure([
+    let [_, least, folder, file, bwrap, bwrap_alike, ch_run, apptainer] = measure([
         ("dvrun --version", &version),
+        ("the least, see limit.rs", &least),
         ("dvrun exec FOLDER", &in_folder),
         ("dvrun exec FILE", &in_file),
         ("bwrap --bind FOLDER", &bwrap),
@@ -71,6 +86,7 @@ fn main() {
     ]);
     println!();
     for (name, peer, own) in [
+        ("the least / dvrun, a folder", least, folder),
         ("bwrap / dvrun, a folder", bwrap, folder),
         ("the same, containers alike", bwrap_alike, folder),
         ("ch-run / dvrun, a folder", ch_run, folder),
@@ -81,6 +97,7 @@ fn main() {
             _ => println!("{name:<28} not measured"),
         }
     }
+    ExitCode::SUCCESS
 }
 
 /// A root of busybox alone, with the folders that other runtimes need.
