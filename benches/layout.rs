@@ -138,8 +138,12 @@ fn stepped(mut command: Command, entry: u64) -> Vec<u64> {
 }
 
 fn place(process: Pid) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    let counter = |registers: libc::user_regs_struct| registers.rip;
+    #[cfg(not(target_arch = "x86_64"))]
+    let counter = |registers: libc::user_regs_struct| registers.pc;
     // Killed in this moment: then it is nowhere.
-    ptrace::getregs(process).map_or(0, |registers| registers.rip)
+    ptrace::getregs(process).map_or(0, counter)
 }
 
 /// The name of a function without what the compiler's version puts into it (the crates' disambiguators); `None` for those of the C
