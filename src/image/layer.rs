@@ -9,6 +9,7 @@ use super::changes::Changes;
 use super::error::{EntryFault, Excess, ImageError, at, shown};
 use super::inflate::{Ahead, Format};
 use super::limits::{Budget, Limits};
+use super::squashfs::SquashfsOptions;
 use super::tar::{self, TarError};
 use super::tree::{Data, Meta};
 use crate::oci::{Digest, Hasher};
@@ -321,7 +322,8 @@ pub(super) fn clean(name: &[u8], limits: &Limits) -> Result<Vec<u8>, EntryFault>
 }
 
 /// About how many bytes of memory a change takes until it is written: as bytes of its layer, as an inode and a name of the tree, and while it is
-/// written, for which a folder's files have their paths again.
+/// written, for which a folder's files have their paths again, and those with holes the size of each block of a packed image: of a hole
+/// there may be any number of blocks in a layer of a few bytes.
 fn weight(change: &Change) -> u64 {
     let (fixed, variable) = match change {
         Change::Whiteout(path) | Change::Opaque(path) => (200, 2 * path.len()),
@@ -329,8 +331,9 @@ fn weight(change: &Change) -> u64 {
             let attributes: usize = meta.xattrs.iter().map(|x| 40 + 2 * (x.name.len() + x.value.len())).sum();
             let content = match content {
                 Content::File {
-                    data: Data::Sparse(parts), ..
-                } => parts.len() * 48,
+                    size,
+                    data: Data::Sparse(parts),
+                } => parts.len() * 48 + (size / u64::from(SquashfsOptions::default().block_size)) as usize * size_of::<u32>(),
                 Content::HardLink(target) | Content::Symlink(target) => 2 * target.len(),
                 _ => 0,
             };

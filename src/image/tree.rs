@@ -199,4 +199,15 @@ impl Body {
         };
         plain.into_iter().chain(sparse.iter().copied())
     }
+
+    /// How many bytes of the file are nothing but a hole from `start` on: as many as whole blocks of `block_size` have, or as there are
+    /// up to the end. `None` where the first block has a stored part.
+    pub(super) fn hole_from(&self, start: u64, block_size: u32) -> Option<u64> {
+        let block_size = u64::from(block_size);
+        let hole = match self.segments_from(start).find(|segment| segment.length > 0) {
+            Some(segment) => segment.at.saturating_sub(start) / block_size * block_size,
+            None => self.size - start,
+        };
+        (hole > 0).then_some(hole)
+    }
 }

@@ -40,6 +40,14 @@ fn members() -> Vec<Member> {
     }
     members.extend([
         sparse("data/sparse", Sparse::Pax10, 3_000_000, &[(5000, b"here"), (1_500_000, b"there")]),
+        // Parts that begin and end where blocks do.
+        sparse(
+            "data/sparse-blocks",
+            Sparse::Pax10,
+            2_097_152,
+            &[(131_072, b"first"), (1_044_480, &[7; 4096]), (2_097_151, b"l")],
+        ),
+        sparse("data/sparse-nothing", Sparse::Pax10, 400_000, &[]),
         file("data/zeros", vec![0; 700_000]),
         hard_link("data/hard", "data/text-131073"),
         symlink("data/link", "text-1"),

@@ -533,11 +533,7 @@ fn losses_are_noted_once_a_kind() {
 #[test]
 fn a_sparse_file_of_8_gib_takes_no_space() {
     let hole = 8 << 30;
-    let member = file("GNUSparseFile.0/hole", [&b"1\n8589934592\n4\n"[..], &[0; 497], b"tail"].concat())
-        .pax("GNU.sparse.major", "1")
-        .pax("GNU.sparse.minor", "0")
-        .pax("GNU.sparse.name", "hole")
-        .pax("GNU.sparse.realsize", (hole + 4_u64).to_string());
+    let member = huge("hole", Sparse::Pax10, hole + 4, &[(hole, b"tail")]);
     let bench = Bench::new();
     let converted = bench.convert(Packing::Gzip, &[vec![member]]).unwrap();
     assert_eq!(converted.bytes, 4);

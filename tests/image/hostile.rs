@@ -404,6 +404,7 @@ fn bombs_are_stopped_at_the_limits() {
             .collect::<Vec<_>>(),
     );
     let wide = archive(&(0..200).map(|n| symlink(format!("l{n}"), "t".repeat(4000))).collect::<Vec<_>>());
+    let holes = archive(&[huge("hole", Sparse::Pax10, 1 << 60, &[])]);
     let limits = Limits {
         entries: 1000,
         unpacked_bytes: 4 << 20,
@@ -415,6 +416,7 @@ fn bombs_are_stopped_at_the_limits() {
         ("many", many, "more than 1000 entries"),
         ("deep", deep, "more than"),
         ("wide", wide, "more than 600000 bytes of index"),
+        ("holes", holes, "more than 600000 bytes of index"),
     ] {
         for packing in [Packing::Gzip, Packing::Zstd, Packing::Plain] {
             let bench = Bench::new();

@@ -13,6 +13,7 @@ use super::Bench;
 use super::good::{as_modelled, corpus};
 use super::model::{Kind, Model};
 use super::seen::{SeenTree, assert_same, on_disk};
+use crate::squashfs::walk::open;
 use crate::support::layers::*;
 use crate::support::{as_root, finish, lane, wait_until};
 
@@ -117,6 +118,29 @@ fn modelled_tree(model: &Model) -> SeenTree {
         entry.mtime = entry.mtime.clamp(0, u32::MAX.into());
     }
     tree
+}
+
+#[test]
+fn a_hole_of_a_tebibyte_is_not_looked_at() {
+    const TIB: u64 = 1 << 40;
+    let large = huge("large", Sparse::Pax10, TIB + 5, &[(TIB / 2 + 1, b"middle"), (TIB + 1, b"tail")]);
+    let bench = Bench::new();
+    let image = write(&bench, &[vec![large]], &SquashfsOptions::default());
+    assert!(image.metadata().unwrap().len() < 1 << 20, "the sizes of its blocks alone");
+    let image = open(&image);
+    let root = image.inode(image.root()).unwrap();
+    let file = image.inode(image.lookup(&root, b"large").unwrap().expect("it is there")).unwrap();
+    assert_eq!(file.size(), TIB + 5);
+    for (offset, expected) in [
+        (0, &[0; 8][..]),
+        (TIB / 2 - 1, b"\0\0middle\0"),
+        (TIB - 4, &[0; 5]),
+        (TIB + 1, b"tail"),
+    ] {
+        let mut bytes = vec![1; expected.len()];
+        assert_eq!(image.read(&file, offset, &mut bytes).unwrap(), expected.len());
+        assert_eq!(bytes, expected, "from {offset} on");
+    }
 }
 
 #[test]

@@ -150,26 +150,26 @@ pub enum Sparse {
 
 /// A file of `size` bytes with these parts at these offsets, and holes elsewhere.
 pub fn sparse(name: &str, how: Sparse, size: u64, parts: &[(u64, &[u8])]) -> Member {
-    let stored: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
-    let map: Vec<(u64, u64)> = parts.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect();
-    let text = |n: u64| n.to_string();
     let mut content = vec![0; usize::try_from(size).expect("a test's file fits in memory")];
     for (at, bytes) in parts {
         let at = usize::try_from(*at).expect("a test's file fits in memory");
         content[at..at + bytes.len()].copy_from_slice(bytes);
     }
-    let member = sparse_member(name, how, size, stored, &map, text);
     Member {
         real: Some((name.into(), content)),
-        ..member
+        ..huge(name, how, size, parts)
     }
 }
 
-fn sparse_member(name: &str, how: Sparse, size: u64, stored: Vec<u8>, map: &[(u64, u64)], text: fn(u64) -> String) -> Member {
+/// As [`sparse`], of any size: a model does not know what is in it.
+pub fn huge(name: &str, how: Sparse, size: u64, parts: &[(u64, &[u8])]) -> Member {
+    let stored: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+    let map: Vec<(u64, u64)> = parts.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect();
+    let text = |n: u64| n.to_string();
     match how {
         Sparse::OldGnu => Member {
             kind: b'S',
-            sparse: Some((map.to_vec(), size)),
+            sparse: Some((map, size)),
             ..file(name, stored)
         },
         Sparse::Pax00 => {
@@ -191,7 +191,7 @@ fn sparse_member(name: &str, how: Sparse, size: u64, stored: Vec<u8>, map: &[(u6
         }
         Sparse::Pax10 => {
             let mut body = format!("{}\n", map.len());
-            for (at, length) in map {
+            for (at, length) in &map {
                 body += &format!("{at}\n{length}\n");
             }
             let mut body = body.into_bytes();

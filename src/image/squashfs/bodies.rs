@@ -96,6 +96,14 @@ pub(super) struct Output<'a> {
     pub(super) options: SquashfsOptions,
 }
 
+/// What is written next.
+enum Coming {
+    /// A block, as soon as it is compressed.
+    Packed(Receiver<io::Result<Packed>>),
+    /// Blocks of zeros, this many bytes: nobody has to look at them.
+    Hole(u64),
+}
+
 /// A block to be compressed.
 enum Job<'a> {
     /// One block of a large file.
@@ -157,7 +165,7 @@ struct Writer<'a> {
     merged: &'a Merged,
     output: &'a Output<'a>,
     pool: &'a Pool,
-    waiting: VecDeque<(For, Receiver<io::Result<Packed>>)>,
+    waiting: VecDeque<(For, Coming)>,
     /// Up to where the file has been flushed.
     flushed: u64,
     nudge: SyncSender<()>,
@@ -188,8 +196,18 @@ impl<'a> Writer<'a> {
                     let place = u32::try_from(large).expect("fewer than inodes");
                     self.bodies.places.push(Place::Blocks(place));
                     self.bodies.large.push(Large::default());
-                    for block in 0..body.size.div_ceil(block_size.into()) {
-                        self.submit(scope, For::Large(large), Job::Block { body, block })?;
+                    let (mut block, blocks) = (0, body.size.div_ceil(block_size.into()));
+                    while block < blocks {
+                        match body.hole_from(block * u64::from(block_size), block_size) {
+                            None => {
+                                self.submit(scope, For::Large(large), Job::Block { body, block })?;
+                                block += 1;
+                            }
+                            Some(hole) => {
+                                self.push(For::Large(large), Coming::Hole(hole))?;
+                                block += hole.div_ceil(block_size.into());
+                            }
+                        }
                     }
                 }
             }
@@ -203,10 +221,15 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn submit(&mut self, scope: &Scope<'a>, owner: For, job: Job<'a>) -> io::Result<()> {
+    fn push(&mut self, owner: For, coming: Coming) -> io::Result<()> {
         if self.waiting.len() == 4 * rayon::current_num_threads().max(1) + 4 {
             self.settle()?;
         }
+        self.waiting.push_back((owner, coming));
+        Ok(())
+    }
+
+    fn submit(&mut self, scope: &Scope<'a>, owner: For, job: Job<'a>) -> io::Result<()> {
         if self.bodies.end - self.flushed >= FLUSH {
             self.flushed = self.bodies.end;
             // One that is still at it will come to these bytes the next time.
@@ -218,18 +241,21 @@ impl<'a> Writer<'a> {
             // The receiver is gone when an earlier block failed: then nobody wants this one.
             drop(sender.send(pack(merged, output, &job, pool)));
         });
-        self.waiting.push_back((owner, receiver));
-        Ok(())
+        self.push(owner, Coming::Packed(receiver))
     }
 
     /// Waits for the first block in the queue, and writes it.
     fn settle(&mut self) -> io::Result<()> {
-        let Some((owner, receiver)) = self.waiting.pop_front() else {
+        let Some((owner, coming)) = self.waiting.pop_front() else {
             return Ok(());
         };
         let bodies = &mut self.bodies;
         let place = bodies.end;
-        let (word, hole) = match receiver.recv().map_err(io::Error::other)?? {
+        let packed = match coming {
+            Coming::Packed(receiver) => receiver.recv().map_err(io::Error::other)??,
+            Coming::Hole(length) => Packed::Hole(length),
+        };
+        let (word, hole) = match packed {
             Packed::Hole(length) => (0, length),
             Packed::Bytes { bytes, stored } => {
                 self.output.file.write_all_at(&bytes, self.output.base + place)?;
@@ -245,7 +271,10 @@ impl<'a> Writer<'a> {
                 if large.blocks.is_empty() {
                     (large.start, large.blocks.start) = (place, bodies.blocks.len());
                 }
-                bodies.blocks.push(word);
+                let blocks = hole.div_ceil(self.output.options.block_size.into()).max(1);
+                bodies
+                    .blocks
+                    .extend(std::iter::repeat_n(word, usize::try_from(blocks).map_err(io::Error::other)?));
                 large.blocks.end = bodies.blocks.len();
                 large.sparse += hole;
             }
