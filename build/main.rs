@@ -1,6 +1,6 @@
 //! Has the linker lay the functions of a container's start side by side (`start.ld`): scattered over twelve megabytes of code, they
 //! cost a tenth of the start in page faults. With a linker that does not take the script the same program is built without it, and
-//! it is said why.
+//! it is said why. So it is of a program that comes out other than `.cargo/config.toml` asks for.
 
 use std::env;
 use std::ffi::OsString;
@@ -16,6 +16,13 @@ fn main() {
     // Without optimisation nobody measures, and each function is many.
     if variable("OPT_LEVEL") == "0" {
         return;
+    }
+    let features = variable("CARGO_CFG_TARGET_FEATURE");
+    if !features.to_string_lossy().split(',').any(|feature| feature == "crt-static") {
+        println!(
+            "cargo:warning=dvrun will not be static, and run only where the C library is this one or a later one: flags of the \
+             environment (RUSTFLAGS) take the place of those in .cargo/config.toml"
+        );
     }
     match link_with(&script) {
         Ok(()) => println!("cargo:rustc-link-arg-bin=dvrun=-T{}", script.display()),
