@@ -260,6 +260,7 @@ fn identity(image: &OwnedFd, sights: &Sights<'_>, container: &Container, ids: Id
         host_files.push((localtime.clone(), localtime));
     }
     Ok(Identity {
+        root: ids.uid.is_root(),
         passwd: identity::passwd(&known("/etc/passwd"), &caller),
         group: identity::group(&known("/etc/group"), &caller),
         host_files,

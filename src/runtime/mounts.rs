@@ -16,16 +16,14 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
-/// Parts of a fresh `/proc` that are about the host; shown, but not to be written to.
-const PROC_READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Parts of a fresh `/proc` that are about the host, and that the caller could write to: shown, but not to be written to.
+const PROC_READ_ONLY: [&str; 1] = ["/proc/sys"];
+/// As these, where the caller is the host's root, who alone could.
+const PROC_READ_ONLY_FOR_ROOT: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger"];
 /// Parts of a fresh `/proc` that leak what is none of the program's business: an empty file stands there.
-const PROC_MASKED: [&str; 5] = [
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/timer_list",
-];
+const PROC_MASKED: [&str; 3] = ["/proc/keys", "/proc/latency_stats", "/proc/sched_debug"];
+/// As these, where the caller is the host's root, who alone could read them.
+const PROC_MASKED_FOR_ROOT: [&str; 2] = ["/proc/kcore", "/proc/timer_list"];
 
 /// One step: `what` comes to `target`.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,9 +77,12 @@ pub enum Access {
     ReadWrite,
 }
 
-/// Files of `/etc` that must fit this host and this user.
+/// What must fit this host and this user.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Identity {
+    /// The caller is the host's root, whatever it is inside.
+    pub root: bool,
+    /// Files of `/etc`.
     pub passwd: Vec<u8>,
     pub group: Vec<u8>,
     /// `(target, source on the host)`, both there.
@@ -171,6 +172,10 @@ fn defaults(container: &Container, identity: Identity) -> Vec<Step> {
     }
     steps.extend(PROC_READ_ONLY.map(|path| step(path, What::ProcReadOnly)));
     steps.extend(PROC_MASKED.map(|path| step(path, What::ProcMasked)));
+    if identity.root {
+        steps.extend(PROC_READ_ONLY_FOR_ROOT.map(|path| step(path, What::ProcReadOnly)));
+        steps.extend(PROC_MASKED_FOR_ROOT.map(|path| step(path, What::ProcMasked)));
+    }
     steps.extend(DEVICES.map(|name| step(Path::new("/dev").join(name), What::Device)));
     steps.extend(DEVICE_LINKS.map(|(path, text)| step(path, What::Link(text.into()))));
     steps.extend(
@@ -359,6 +364,25 @@ mod tests {
         for step in ["/dev/stdout a link to /proc/self/fd/1", "/dev/shm a tmpfs", "/etc/gpu /gpu"] {
             assert!(all.contains(&step.to_owned()), "{step} in {all:#?}");
         }
+    }
+
+    #[test]
+    fn more_of_proc_is_covered_where_more_of_it_could_be_opened() {
+        let covered = |root: bool| -> Vec<String> {
+            let identity = Identity {
+                root,
+                ..Identity::default()
+            };
+            let all = steps(&container(), identity, Path::to_owned).unwrap().into_iter();
+            all.filter(|step| matches!(step.what, What::ProcReadOnly | What::ProcMasked))
+                .map(|step| step.target.display().to_string())
+                .collect()
+        };
+        assert_eq!(
+            covered(false),
+            ["/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/sys"]
+        );
+        assert!(covered(true).len() == 10 && covered(true).contains(&"/proc/kcore".to_owned()));
     }
 
     #[test]

@@ -95,8 +95,10 @@ pub fn prepare(
 
 /// The image itself, with its empty folders covered in which mount points are missing.
 fn bound(image: &OwnedFd, missing: &[Missing<'_>], kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
-    bind(image, Path::new(ROOT)).map_err(RuntimeError::setup("binding the image"))?;
-    let root = seal(Access::Read, kernel)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY;
+    let root = open_root()
+        .and_then(|point| attributes::put(image, point, flags, kernel, open_root))
+        .map_err(RuntimeError::setup("binding the image"))?;
     cover(&root, missing, kernel).map_err(RuntimeError::setup("covering an empty folder"))?;
     Ok(root)
 }
@@ -259,9 +261,12 @@ fn graft(source: &OwnedFd, target: &Path, inside: &Path, opened: &BTreeSet<&Path
     Ok(())
 }
 
+fn open_root() -> nix::Result<OwnedFd> {
+    open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
 fn seal(access: Access, kernel: Kernel) -> Result<OwnedFd, RuntimeError> {
-    let root = open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(RuntimeError::setup("opening the root"))?;
+    let root = open_root().map_err(RuntimeError::setup("opening the root"))?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if access == Access::Read {
         flags |= MsFlags::MS_RDONLY;

@@ -10,7 +10,7 @@ use dvrun::runtime::{Container, Kernel, RuntimeError, User};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::fixture::*;
-use crate::support::{finish, lane};
+use crate::support::{as_root, finish, lane};
 
 /// As the caller and as root inside.
 fn both(container: Container) -> [Container; 2] {
@@ -199,6 +199,38 @@ fn the_host_cannot_be_reached_through_proc() {
     let mounts = run_with(&fixture.shell("cat /proc/self/mountinfo; exec chroot / true"), covered);
     assert!(mounts.out.lines().count() > 15 && mounts.code != 0, "{mounts:?}");
     assert_eq!(mounts.out.lines().filter(|line| line.contains("/.. ")).count(), 0);
+}
+
+/// Says which of the parts of `/proc` that are about the host can be written to, and which of its secrets can be read.
+const OPEN_THE_HOSTS: &str = "\
+    for file in /proc/sysrq-trigger /proc/irq/*/smp_affinity /proc/irq/default_smp_affinity /proc/bus/*/* /proc/bus/pci/*/* /proc/fs/*/* \
+        /proc/sys/kernel/core_pattern /proc/sys/kernel/shmmax /proc/sys/kernel/hostname /proc/sys/user/max_user_namespaces; do \
+        if [ -f $file ] && (: >>$file) 2>/dev/null; then echo $file is open; fi; \
+    done; \
+    for file in kcore keys timer_list sched_debug latency_stats; do head -c 1 /proc/$file 2>/dev/null; done";
+
+#[track_caller]
+fn assert_the_hosts_proc_is_closed() {
+    let fixture = Fixture::new();
+    for user in [User::Caller, User::Root, User::Image("1000:1000".into())] {
+        let mut container = fixture.shell(OPEN_THE_HOSTS);
+        container.user = user;
+        assert_eq!(run(&container).out, "", "{:?}", container.user);
+    }
+}
+
+#[test]
+fn what_is_the_hosts_in_proc_is_closed() {
+    if ready() {
+        assert_the_hosts_proc_is_closed();
+    }
+}
+
+#[test]
+fn what_is_the_hosts_in_proc_is_closed_as_root() {
+    if as_root() && lane("busybox-static", Path::new("/bin/busybox").exists()) {
+        assert_the_hosts_proc_is_closed();
+    }
 }
 
 #[test]
