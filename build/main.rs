@@ -12,7 +12,6 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build/main.rs");
     println!("cargo:rerun-if-changed=build/start.ld");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/start.ld");
     // Without optimisation nobody measures, and each function is many.
     if variable("OPT_LEVEL") == "0" {
         return;
@@ -24,17 +23,20 @@ fn main() {
              environment (RUSTFLAGS) take the place of those in .cargo/config.toml"
         );
     }
-    match link_with(&script) {
-        Ok(()) => println!("cargo:rustc-link-arg-bin=dvrun=-T{}", script.display()),
+    match script() {
+        Ok(script) => println!("cargo:rustc-link-arg-bin=dvrun=-T{}", script.display()),
         Err(why) => println!("cargo:warning=containers will start a tenth more slowly, for want of build/start.ld: {why}"),
     }
 }
 
-/// Links a program with `script`, by the compiler, its flags and the linker that are used here.
-fn link_with(script: &Path) -> Result<(), String> {
+/// The script, if a program can be linked with it by the compiler, its flags and the linker that are used here. Beside what is built:
+/// there it stays when another checkout has built in the same folder, and is gone.
+fn script() -> Result<PathBuf, String> {
     let out = PathBuf::from(variable("OUT_DIR"));
-    let (source, said) = (out.join("probe.rs"), out.join("probe.log"));
+    let (script, source, said) = (out.join("start.ld"), out.join("probe.rs"), out.join("probe.log"));
     let unwritten = |error: io::Error| format!("cannot write in {}: {error}", out.display());
+    let original = Path::new(&variable("CARGO_MANIFEST_DIR")).join("build/start.ld");
+    fs::copy(&original, &script).map_err(|error| format!("cannot copy {} to {}: {error}", original.display(), script.display()))?;
     fs::write(&source, "fn main() {}\n").map_err(unwritten)?;
     let mut compiler = Command::new(variable("RUSTC"));
     compiler
@@ -53,7 +55,7 @@ fn link_with(script: &Path) -> Result<(), String> {
     compiler.arg(format!("-Clink-arg=-T{}", script.display()));
     let output = compiler.output().map_err(|error| format!("cannot run {compiler:?}: {error}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(script);
     }
     fs::write(&said, output.stderr).map_err(unwritten)?;
     Err(format!("the linker does not take it, see {}", said.display()))

@@ -125,7 +125,7 @@ fn measure<const N: usize>(commands: [(&str, &dyn Fn() -> Command); N]) -> [Opti
     let mut times = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
         for ((_, make), times) in commands.iter().zip(&mut times) {
-            let mut timed = || {
+            let timed = || {
                 let mut command = make();
                 let start = Instant::now();
                 let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
