@@ -1,10 +1,16 @@
 //! Random stacks of layers: whatever the model says of them is what comes out.
 
+use std::fs;
+use std::path::Path;
+
+use dvrun::image::{Compression, SquashfsOptions};
 use proptest::prelude::*;
 
 use super::Bench;
 use super::model::Model;
 use super::seen::{assert_same, expected, on_disk};
+use super::squashfs::write;
+use crate::squashfs::walk::{What, open, read_all};
 use crate::support::layers::*;
 
 /// Few names, so that layers meet.
@@ -36,6 +42,31 @@ fn any_member() -> impl Strategy<Value = Member> {
     ]
 }
 
+/// The size of a block of the images here.
+const BLOCK: u64 = 4096;
+
+/// A file with holes: parts that begin and end at the edges of blocks and beside them, some of them empty or of zeros.
+fn with_holes() -> impl Strategy<Value = Member> {
+    let length = || {
+        (0..4_u64, prop_oneof![Just(-1_i64), Just(0), Just(1), Just(77)])
+            .prop_map(|(blocks, more)| (blocks * BLOCK).saturating_add_signed(more))
+    };
+    let parts = prop::collection::vec((length(), length(), 0..3_u8), 0..5);
+    (parts, length()).prop_map(|(parts, rest)| {
+        let mut end = 0;
+        let parts: Vec<(u64, Vec<u8>)> = parts
+            .into_iter()
+            .map(|(hole, length, byte)| {
+                let at = end + hole;
+                end = at + length;
+                (at, vec![byte; usize::try_from(length).expect("a few blocks")])
+            })
+            .collect();
+        let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
+        sparse("with-holes", Sparse::Pax10, end + rest, &parts)
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -49,6 +80,17 @@ proptest! {
             (Ok(_), Err(error)) => panic!("the model sees a meaning: {error:?}"),
             (Err(_), Ok(_)) => panic!("the model sees no meaning"),
         }
+    }
+
+    #[test]
+    fn a_file_with_holes_is_what_it_was(member in with_holes()) {
+        let (name, content) = member.real.clone().expect("a sparse file has it");
+        let bench = Bench::new();
+        let options = SquashfsOptions { compression: Compression::None, block_size: u32::try_from(BLOCK).expect("it fits") };
+        let packed = read_all(&open(&write(&bench, &[vec![member.clone()]], &options)), usize::MAX).expect("it is sound");
+        assert_eq!(packed[Path::new(&String::from_utf8(name).expect("the test's own"))].what, What::File(content.clone()));
+        bench.convert(Packing::Plain, &[vec![member]]).expect("it is good");
+        assert!(fs::read(bench.out().join("with-holes")).expect("it was made") == content);
     }
 
     /// Whatever the bytes are: an error or a tree, no panic.
