@@ -53,7 +53,11 @@ impl Budget {
 
     pub(super) fn entry(&self, index_bytes: u64) -> Result<(), Excess> {
         spend(&self.entries, 1, self.limits.entries, "entries")?;
-        spend(&self.index, index_bytes, self.limits.index_bytes, "bytes of index")
+        self.index(index_bytes)
+    }
+
+    pub(super) fn index(&self, bytes: u64) -> Result<(), Excess> {
+        spend(&self.index, bytes, self.limits.index_bytes, "bytes of index")
     }
 
     pub(super) fn unpacked(&self, bytes: u64) -> Result<(), Excess> {

@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::{Excess, ImageError, at};
 use super::layers::Merged;
-use super::limits::Limits;
+use super::limits::{Budget, Limits};
 use super::names::Names;
-use super::tree::{Body, Data, Inode, InodeId, Meta, Node, Time, Tree, Xattr};
+use super::tree::{Body, Data, Inode, InodeId, Meta, Node, Segment, Time, Tree, Xattr};
+use rustix::fs::SeekFrom;
+
 use crate::squashfs::{self, InodeRef, Squashfs, SquashfsError};
 use crate::store::{OpenFolders, open_own};
 
@@ -67,7 +70,9 @@ pub const READ_CACHE: usize = 64 << 20;
 struct Builder<F> {
     inodes: Vec<Inode>,
     files: Vec<(u64, F)>,
+    /// Where the next file begins: all of them lie one behind the other, with their holes.
     end: u64,
+    budget: Budget,
 }
 
 impl<F> Builder<F> {
@@ -76,35 +81,42 @@ impl<F> Builder<F> {
             inodes: Vec::new(),
             files: Vec::new(),
             end: 0,
+            budget: Budget::new(Limits::default()),
         }
     }
 
     fn add(&mut self, meta: Meta, node: Node) -> Result<InodeId, Excess> {
-        let limit = Limits::default().entries;
-        if self.inodes.len() as u64 >= limit {
-            return Err(Excess { what: "entries", limit });
-        }
+        self.budget.entry(0)?;
         let id = InodeId(u32::try_from(self.inodes.len()).expect("limited just now"));
         self.inodes.push(Inode { meta, node, links: 1 });
         Ok(id)
     }
 
-    fn body(&mut self, size: u64, file: F) -> Result<Body, Excess> {
-        let limit = Limits::default().unpacked_bytes;
+    /// `parts` are those of its `size` bytes that are no holes.
+    fn body(&mut self, size: u64, parts: &[Range<u64>], file: F) -> Result<Body, Excess> {
         let start = self.end;
-        // A hole of any size is a number in an image, and work for whoever writes it.
-        self.end = start.checked_add(size).filter(|&end| end <= limit).ok_or(Excess {
+        self.budget.unpacked(parts.iter().map(|part| part.end - part.start).sum())?;
+        self.end = start.checked_add(size).ok_or(Excess {
             what: "bytes of content",
-            limit,
+            limit: u64::MAX,
         })?;
         if size > 0 {
             self.files.push((start, file));
         }
-        Ok(Body {
-            layer: 0,
-            size,
-            data: Data::Plain(start),
-        })
+        let data = match parts {
+            [part] if *part == (0..size) => Data::Plain(start),
+            _ if size == 0 => Data::Plain(start),
+            parts => {
+                self.budget.index(size_of_val(parts) as u64)?;
+                let segment = |part: &Range<u64>| Segment {
+                    at: part.start,
+                    length: part.end - part.start,
+                    offset: start + part.start,
+                };
+                Data::Sparse(parts.iter().map(segment).collect())
+            }
+        };
+        Ok(Body { layer: 0, size, data })
     }
 
     fn name(&mut self, folder: InodeId, name: &[u8], id: InodeId) {
@@ -199,7 +211,7 @@ fn packed(image: &Squashfs) -> Result<Builder<squashfs::Inode>, Fault> {
             let inode = image.inode(entry.inode)?;
             let node = match &inode.node {
                 squashfs::Node::Folder(_) => Node::Folder(Names::default()),
-                squashfs::Node::File(file) => Node::File(builder.body(file.size, inode.clone())?),
+                squashfs::Node::File(file) => Node::File(builder.body(file.size, &image.parts(&inode)?, inode.clone())?),
                 squashfs::Node::Symlink(target) => Node::Symlink(target.as_slice().into()),
                 squashfs::Node::BlockDevice(number) => {
                     let (major, minor) = device(*number);
@@ -287,7 +299,8 @@ fn unpacked(top: &Path, open: &mut OpenFolders) -> Result<Builder<PathBuf>, Imag
             let node = if kind.is_dir() {
                 Node::Folder(Names::default())
             } else if kind.is_file() {
-                Node::File(builder.body(meta.len(), path.clone()).map_err(excess)?)
+                let parts = stored_parts(&path, &meta).map_err(at("read", &path))?;
+                Node::File(builder.body(meta.len(), &parts, path.clone()).map_err(excess)?)
             } else if kind.is_symlink() {
                 let target = fs::read_link(&path).map_err(at("read", &path))?;
                 Node::Symlink(target.as_os_str().as_bytes().into())
@@ -310,6 +323,32 @@ fn unpacked(top: &Path, open: &mut OpenFolders) -> Result<Builder<PathBuf>, Imag
         }
     }
     Ok(builder)
+}
+
+/// Which bytes of a file are no holes, as far as its file system says (lseek(2), `SEEK_DATA`).
+fn stored_parts(path: &Path, meta: &Metadata) -> io::Result<Vec<Range<u64>>> {
+    let (mut parts, mut end, size) = (Vec::new(), 0, meta.len());
+    if meta.blocks().saturating_mul(512) >= size {
+        parts.push(0..size);
+        return Ok(parts);
+    }
+    let file = open_own(path)?;
+    while end < size {
+        let start = match rustix::fs::seek(&file, SeekFrom::Data(end)) {
+            Ok(start) => start,
+            // Nothing but a hole from there on.
+            Err(rustix::io::Errno::NXIO) => break,
+            // It cannot say.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                parts.push(end..size);
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        end = rustix::fs::seek(&file, SeekFrom::Hole(start))?.min(size);
+        parts.push(start..end);
+    }
+    Ok(parts)
 }
 
 fn unpacked_meta(path: &Path, meta: &Metadata) -> io::Result<Meta> {

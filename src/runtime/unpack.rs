@@ -251,19 +251,20 @@ fn contents(image: &Squashfs, files: &[(Inode, PathBuf)]) -> Result<(), UnpackEr
 
 fn file(image: &Squashfs, inode: &Inode, path: &Path, buffer: &mut [u8]) -> Result<(), UnpackError> {
     let out = File::create_new(path).map_err(at("make", path))?;
-    let mut offset = 0;
-    loop {
-        let got = image.read(inode, offset, buffer)?;
-        if got == 0 {
-            break;
+    // What is not written stays a hole.
+    out.set_len(inode.size()).map_err(at("write", path))?;
+    for part in image.parts(inode)? {
+        let mut offset = part.start;
+        while offset < part.end {
+            let length = (part.end - offset).min(buffer.len() as u64) as usize;
+            let bytes = &mut buffer[..length];
+            image.read(inode, offset, bytes)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                out.write_all_at(bytes, offset).map_err(at("write", path))?;
+            }
+            offset += length as u64;
         }
-        // Holes stay holes.
-        if buffer[..got].iter().any(|&byte| byte != 0) {
-            out.write_all_at(&buffer[..got], offset).map_err(at("write", path))?;
-        }
-        offset += got as u64;
     }
-    out.set_len(offset).map_err(at("write", path))?;
     out.set_permissions(Permissions::from_mode(inode.mode.into()))
         .map_err(at("set the mode of", path))?;
     set_time(path, inode)

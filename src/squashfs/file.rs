@@ -1,5 +1,6 @@
 //! File contents.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::format::{DATA_STORED, FRAGMENT_ENTRY};
@@ -65,6 +66,34 @@ impl Squashfs {
             done += step;
         }
         Ok(wanted)
+    }
+
+    /// Which bytes of `file` are stored, in ascending parts of whole blocks; what is between and behind them are holes. Nothing if it
+    /// is no file.
+    ///
+    /// # Errors
+    /// A list of blocks that cannot be read.
+    pub fn parts(&self, file: &Inode) -> Result<Vec<Range<u64>>, SquashfsError> {
+        let Node::File(place) = &file.node else {
+            return Ok(Vec::new());
+        };
+        let layout = self.layout(file, place)?;
+        let block_size = u64::from(self.block_size);
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        let mut add = |part: Range<u64>| match parts.last_mut() {
+            Some(last) if last.end == part.start => last.end = part.end,
+            _ => parts.push(part),
+        };
+        for (index, _) in layout.words.iter().enumerate().filter(|(_, word)| stored(**word) > 0) {
+            let start = index as u64 * block_size;
+            add(start..(start + block_size).min(place.size));
+        }
+        // What is behind the blocks is in a fragment.
+        let end = layout.words.len() as u64 * block_size;
+        if end < place.size {
+            add(end..place.size);
+        }
+        Ok(parts)
     }
 
     fn layout(&self, inode: &Inode, file: &File) -> Result<Arc<Layout>, SquashfsError> {

@@ -1,8 +1,8 @@
 //! `dvrun image verify` and `dvrun image extract`: what is in the store, and in files, once more.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -137,6 +137,28 @@ fn what_cannot_be_extracted_leaves_nothing() {
     finish(&mut dvrun(&sandbox, &["image", "extract", "cut.sif", "out"])).complains("fetch or copy the image again");
     assert!(!sandbox.work().join("out").exists());
     assert_eq!(hidden(&sandbox), Vec::<String>::new());
+}
+
+#[test]
+fn a_hole_of_a_tebibyte_stays_one() {
+    const TIB: u64 = 1 << 40;
+    let sandbox = Sandbox::new();
+    let dir = sandbox.path().join("layout");
+    let large = huge("large", Sparse::Pax10, TIB + 5, &[(TIB / 2 + 1, b"middle"), (TIB + 1, b"tail")]);
+    layout(&dir, "t", Packing::Gzip, &[archive(&[large])]);
+    let run = |arguments: &[&str]| finish(&mut dvrun(&sandbox, arguments)).ok();
+    run(&["pull", &format!("oci:{}:t", dir.display()), "-o", "x.sif"]);
+    run(&["image", "verify", "x.sif"]).says("readable");
+    run(&["image", "extract", "x.sif", "out"]);
+    let file = File::open(sandbox.work().join("out/large")).unwrap();
+    let meta = file.metadata().unwrap();
+    assert_eq!(meta.len(), TIB + 5);
+    assert!(meta.blocks() * 512 < 1 << 20, "{} blocks", meta.blocks());
+    for (offset, expected) in [(TIB / 2 - 1, &b"\0\0middle\0"[..]), (TIB - 1, b"\0\0tail")] {
+        let mut bytes = vec![1; expected.len()];
+        file.read_exact_at(&mut bytes, offset).unwrap();
+        assert_eq!(bytes, expected, "from {offset} on");
+    }
 }
 
 #[test]

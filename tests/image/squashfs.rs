@@ -131,6 +131,8 @@ fn a_hole_of_a_tebibyte_is_not_looked_at() {
     let root = image.inode(image.root()).unwrap();
     let file = image.inode(image.lookup(&root, b"large").unwrap().expect("it is there")).unwrap();
     assert_eq!(file.size(), TIB + 5);
+    let block = u64::from(image.block_size());
+    assert_eq!(image.parts(&file).unwrap(), [TIB / 2..TIB / 2 + block, TIB..TIB + 5]);
     for (offset, expected) in [
         (0, &[0; 8][..]),
         (TIB / 2 - 1, b"\0\0middle\0"),
