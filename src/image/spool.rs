@@ -107,7 +107,8 @@ impl<F> Builder<F> {
             [part] if *part == (0..size) => Data::Plain(start),
             _ if size == 0 => Data::Plain(start),
             parts => {
-                self.budget.index(size_of_val(parts) as u64)?;
+                self.budget
+                    .index((parts.len() * size_of::<Segment>() + size_of_val(parts)) as u64)?;
                 let segment = |part: &Range<u64>| Segment {
                     at: part.start,
                     length: part.end - part.start,
