@@ -9,13 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::SeekFrom;
+
 use super::error::{Excess, ImageError, at};
 use super::layers::Merged;
 use super::limits::{Budget, Limits};
 use super::names::Names;
 use super::tree::{Body, Data, Inode, InodeId, Meta, Node, Segment, Time, Tree, Xattr};
-use rustix::fs::SeekFrom;
-
 use crate::squashfs::{self, InodeRef, Squashfs, SquashfsError};
 use crate::store::{OpenFolders, open_own};
 
@@ -212,7 +212,11 @@ fn packed(image: &Squashfs) -> Result<Builder<squashfs::Inode>, Fault> {
             let inode = image.inode(entry.inode)?;
             let node = match &inode.node {
                 squashfs::Node::Folder(_) => Node::Folder(Names::default()),
-                squashfs::Node::File(file) => Node::File(builder.body(file.size, &image.parts(&inode)?, inode.clone())?),
+                squashfs::Node::File(file) => {
+                    // What is wrong with its blocks is said of the file, when it is read.
+                    let parts = image.parts(&inode).unwrap_or_else(|_| std::iter::once(0..file.size).collect());
+                    Node::File(builder.body(file.size, &parts, inode.clone())?)
+                }
                 squashfs::Node::Symlink(target) => Node::Symlink(target.as_slice().into()),
                 squashfs::Node::BlockDevice(number) => {
                     let (major, minor) = device(*number);
@@ -336,9 +340,9 @@ fn stored_parts(path: &Path, meta: &Metadata) -> io::Result<Vec<Range<u64>>> {
     let file = open_own(path)?;
     while end < size {
         let start = match rustix::fs::seek(&file, SeekFrom::Data(end)) {
-            Ok(start) => start,
+            Ok(start) if start < size => start,
             // Nothing but a hole from there on.
-            Err(rustix::io::Errno::NXIO) => break,
+            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
             // It cannot say.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
                 parts.push(end..size);

@@ -250,10 +250,11 @@ fn contents(image: &Squashfs, files: &[(Inode, PathBuf)]) -> Result<(), UnpackEr
 }
 
 fn file(image: &Squashfs, inode: &Inode, path: &Path, buffer: &mut [u8]) -> Result<(), UnpackError> {
+    let parts = image.parts(inode)?;
     let out = File::create_new(path).map_err(at("make", path))?;
     // What is not written stays a hole.
     out.set_len(inode.size()).map_err(at("write", path))?;
-    for part in image.parts(inode)? {
+    for part in parts {
         let mut offset = part.start;
         while offset < part.end {
             let length = (part.end - offset).min(buffer.len() as u64) as usize;

@@ -162,6 +162,27 @@ fn a_hole_of_a_tebibyte_stays_one() {
 }
 
 #[test]
+fn a_file_whose_list_of_blocks_is_damaged_is_named_and_the_others_are_read() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.path().join("layout");
+    let noise: Vec<u8> = (0..32_768_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    layout(&dir, "t", Packing::Gzip, &[archive(&[file("good", "g"), file("spoilt", noise)])]);
+    let run = |arguments: &[&str]| finish(&mut dvrun(&sandbox, arguments));
+    let made = ["-o", "x.squashfs", "--format", "squashfs", "--compression", "none"];
+    run(&[&["pull", &*format!("oci:{}:t", dir.display())], &made[..]].concat()).ok();
+    let image = sandbox.work().join("x.squashfs");
+    let mut bytes = fs::read(&image).unwrap();
+    // Of the inode, behind all content: one block of 128 KiB, not compressed. It becomes one of 16 MiB.
+    let word = ((1_u32 << 24) | (128 << 10)).to_le_bytes();
+    let at = bytes.windows(4).rposition(|four| four == word).expect("the list of blocks");
+    bytes[at..at + 4].copy_from_slice(&0x00ff_ffff_u32.to_le_bytes());
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&image, bytes).unwrap();
+    let said = run(&["image", "verify", "x.squashfs"]).exits(3).stdout;
+    assert!(said.contains("unreadable  spoilt") && !said.contains("good"), "{said}");
+}
+
+#[test]
 fn what_was_changed_in_the_store_is_named() {
     let sandbox = Sandbox::new();
     let reference = image(&sandbox);
